@@ -1,0 +1,184 @@
+//! Time: whole seconds, windows, and the one place where a clock is read.
+//!
+//! Everything that decides (plan, sweep, tally, retry) takes time as an argument. What waits, waits on tokio's clock; what needs
+//! the date, asks a [`Clock`]. No other module may read the system's clock (`clippy.toml` bans it).
+//!
+//! *Why a value and not a global:* tests run days in a second on tokio's paused clock, and a [`Clock`] made with
+//! [`Clock::simulated`] moves with it.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A point in time, in whole Unix seconds. Pulumi's timestamps have no finer grain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Second(pub i64);
+
+impl Second {
+    /// The UTC date this second lies in, as `YYYY-MM-DD`.
+    pub fn date(self) -> String {
+        let date = self.date_time().date();
+        format!("{:04}-{:02}-{:02}", date.year(), u8::from(date.month()), date.day())
+    }
+
+    /// The first second of this second's UTC day.
+    pub fn midnight(self) -> Second {
+        Second(self.0.div_euclid(86_400) * 86_400)
+    }
+
+    /// Years outside 0–9999 have no RFC 3339 form; they are shown as the nearest that has one.
+    fn date_time(self) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(self.0.clamp(-62_167_219_200, 253_402_300_799))
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+
+    /// Reads an RFC 3339 time; fractions of a second are cut off.
+    pub fn parse_rfc3339(text: &str) -> Option<Second> {
+        OffsetDateTime::parse(text, &Rfc3339).ok().map(|t| Second(t.unix_timestamp()))
+    }
+
+    pub fn saturating_add(self, seconds: i64) -> Second {
+        Second(self.0.saturating_add(seconds))
+    }
+}
+
+/// RFC 3339 in UTC: `2026-11-21T10:15:00Z`.
+impl fmt::Display for Second {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = self.date_time();
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+            t.year(),
+            u8::from(t.month()),
+            t.day(),
+            t.hour(),
+            t.minute(),
+            t.second()
+        )
+    }
+}
+
+impl Add<i64> for Second {
+    type Output = Second;
+    fn add(self, seconds: i64) -> Second {
+        Second(self.0 + seconds)
+    }
+}
+
+impl Sub<i64> for Second {
+    type Output = Second;
+    fn sub(self, seconds: i64) -> Second {
+        Second(self.0 - seconds)
+    }
+}
+
+impl Sub<Second> for Second {
+    type Output = i64;
+    fn sub(self, other: Second) -> i64 {
+        self.0 - other.0
+    }
+}
+
+/// A half-open span of event time, `[from, until)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Window {
+    pub from: Second,
+    pub until: Second,
+}
+
+impl Window {
+    pub fn new(from: Second, until: Second) -> Window {
+        Window { from, until }
+    }
+
+    /// Length in seconds, never negative.
+    pub fn seconds(self) -> i64 {
+        (self.until - self.from).max(0)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.until <= self.from
+    }
+
+    pub fn contains(self, at: Second) -> bool {
+        self.from <= at && at < self.until
+    }
+
+    /// The older and the newer half; `None` when the window is a single second and cannot be halved.
+    pub fn halves(self) -> Option<(Window, Window)> {
+        if self.seconds() < 2 {
+            return None;
+        }
+        let middle = self.from + self.seconds() / 2;
+        Some((Window::new(self.from, middle), Window::new(middle, self.until)))
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.from, self.until)
+    }
+}
+
+/// Where the date comes from. Cloning is cheap.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Clock {
+    /// The system's clock.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
+    pub fn system() -> Clock {
+        Clock(Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
+    }
+
+    /// A clock that shows `start` now and moves with tokio's clock, which a test may have paused.
+    pub fn simulated(start: Second) -> Clock {
+        let base = Duration::from_secs(u64::try_from(start.0).unwrap_or_default());
+        let origin = tokio::time::Instant::now();
+        Clock(Arc::new(move || base + origin.elapsed()))
+    }
+
+    pub fn now(&self) -> Second {
+        Second(i64::try_from(self.since_epoch().as_secs()).unwrap_or(i64::MAX))
+    }
+
+    /// Time since the Unix epoch, for differences finer than a second.
+    pub fn since_epoch(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({})", self.now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_is_shown_and_read_as_rfc_3339() {
+        let second = Second(1_795_256_100);
+        assert_eq!(second.to_string(), "2026-11-21T10:15:00Z");
+        assert_eq!(Second::parse_rfc3339("2026-11-21T11:15:00.9+01:00"), Some(second));
+        assert_eq!(second.date(), "2026-11-21");
+    }
+
+    #[test]
+    fn a_single_second_cannot_be_halved() {
+        assert_eq!(Window::new(Second(5), Second(6)).halves(), None);
+        assert_eq!(
+            Window::new(Second(5), Second(8)).halves(),
+            Some((Window::new(Second(5), Second(6)), Window::new(Second(6), Second(8))))
+        );
+    }
+}

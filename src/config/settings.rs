@@ -1,0 +1,155 @@
+//! Settings: what the configuration files mean, once resolved and validated.
+//!
+//! Nothing here is optional that has a default, every path is absolute, every duration is a duration. Secrets stay where they are:
+//! settings hold their sources.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::clock::Second;
+use crate::destination::DestinationName;
+use crate::event::OrgId;
+use crate::secret::SecretSource;
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub state_dir: PathBuf,
+    /// `None`: `listen = "off"`.
+    pub admin: Option<SocketAddr>,
+    pub log: LogSettings,
+    pub journal: JournalSettings,
+    /// In the order of their ids; never empty.
+    pub orgs: Vec<OrgSettings>,
+    /// Said once at start: what is allowed but unwise.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug`, `trace`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalSettings {
+    pub max_bytes_per_org: u64,
+    pub retain: Duration,
+}
+
+/// One org.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OrgSettings {
+    pub id: OrgId,
+    /// Pulumi's current name of the organization.
+    pub org: String,
+    pub start: Start,
+    pub source: SourceSettings,
+    pub sentinel: Option<SentinelSettings>,
+    pub s3: Option<S3Settings>,
+    pub file: Option<FileSettings>,
+}
+
+impl OrgSettings {
+    /// The configured destinations; never empty.
+    pub fn destinations(&self) -> Vec<DestinationName> {
+        let mut names = Vec::new();
+        if self.sentinel.is_some() {
+            names.push(DestinationName::Sentinel);
+        }
+        if self.s3.is_some() {
+            names.push(DestinationName::S3);
+        }
+        if self.file.is_some() {
+            names.push(DestinationName::File);
+        }
+        names
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Fixed by the first answer that carries a `Date`.
+    Now,
+    At(Second),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceSettings {
+    /// Without a trailing slash.
+    pub api_url: String,
+    pub poll_interval: Duration,
+    pub overlap: Duration,
+    pub settle: Duration,
+    /// Ascending, without repeats; may be empty.
+    pub rescan_after: Vec<Duration>,
+    pub requests_per_second: f64,
+    pub host_requests_per_second: f64,
+    pub ca_file: Option<PathBuf>,
+    pub token: SecretSource,
+    pub next_token: Option<SecretSource>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentinelSettings {
+    /// Without a trailing slash.
+    pub endpoint: String,
+    pub rule_id: String,
+    pub stream: String,
+    pub columns: Columns,
+    /// Adds `RawEvent` to the `extended` columns.
+    pub raw_event: bool,
+    /// `https://login.microsoftonline.com` for the public cloud.
+    pub authority: String,
+    /// `https://monitor.azure.com/.default` for the public cloud.
+    pub scope: String,
+    pub identity: AzureIdentity,
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    Extended,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AzureIdentity {
+    ClientSecret { tenant_id: String, client_id: String, secret: SecretSource },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Settings {
+    pub bucket: String,
+    /// Without slashes at its ends; empty for the bucket's root.
+    pub prefix: String,
+    pub region: Option<String>,
+    pub endpoint_url: Option<String>,
+    pub force_path_style: bool,
+    pub credentials: S3Credentials,
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum S3Credentials {
+    /// The SDK's default chain: environment, profile, SSO, web identity, container, instance.
+    Default,
+    Static {
+        access_key_id: String,
+        secret_access_key: SecretSource,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSettings {
+    pub path: PathBuf,
+}

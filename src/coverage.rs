@@ -1,0 +1,281 @@
+//! Coverage: the ledger of which event time has been read, how late it was last read, and what could not be read whole.
+//!
+//! Coverage is the truth and the cursor is derived from it. This module is pure: it does not know what a sweep is, and reads no
+//! clock.
+//!
+//! *Why a span holds an age and not a number of looks:* the age at which a second was last read (rounded down to a configured one)
+//! says what is still owed to it, also after an outage, and also after `rescan_after` was changed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Second, Window};
+
+/// Neighbouring seconds in the same state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub from: Second,
+    pub until: Second,
+    /// The service's time of the last look; of several merged ones the earliest.
+    pub read_at: Second,
+    /// Every second of the span was read when it was at least this old, in seconds: 0 or one of `rescan_after`.
+    pub age: i64,
+    /// A second too dense to be read whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
+}
+
+/// Ordered spans that do not overlap.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Coverage {
+    spans: Vec<Span>,
+}
+
+impl Coverage {
+    /// Spans from a stored form.
+    ///
+    /// # Errors
+    /// When they are out of order or overlap: the store is damaged.
+    pub fn from_spans(spans: Vec<Span>) -> Result<Coverage, Disordered> {
+        let ordered = spans.iter().all(|span| span.from < span.until)
+            && spans.windows(2).all(|pair| pair[0].until <= pair[1].from);
+        if ordered { Ok(Coverage { spans }) } else { Err(Disordered) }
+    }
+
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// The right edge of the newest committed window.
+    pub fn tip(&self) -> Option<Second> {
+        self.spans.last().map(|span| span.until)
+    }
+
+    /// The gaps between `start` and the tip, oldest first.
+    pub fn holes(&self, start: Second) -> Vec<Window> {
+        let mut holes = Vec::new();
+        let mut edge = start;
+        for span in &self.spans {
+            if span.from > edge {
+                holes.push(Window::new(edge, span.from));
+            }
+            edge = edge.max(span.until);
+        }
+        holes
+    }
+
+    /// The left edge of the first hole; without one, the tip. Everything before it is journaled.
+    pub fn cursor(&self, start: Second) -> Second {
+        let mut edge = start;
+        for span in &self.spans {
+            if span.from > edge {
+                break;
+            }
+            edge = edge.max(span.until);
+        }
+        edge
+    }
+
+    pub fn damaged_seconds(&self) -> i64 {
+        self.spans.iter().filter(|span| span.damaged).map(|span| span.until - span.from).sum()
+    }
+
+    /// Seconds that were read, and that another look is owed to.
+    pub fn unsettled_seconds(&self, ages: &[i64]) -> i64 {
+        let last = ages.last().copied().unwrap_or(0);
+        self.spans.iter().filter(|span| span.age < last).map(|span| span.until - span.from).sum()
+    }
+
+    /// The left edge of the first span that is owed another look, or the tip.
+    pub fn settled_until(&self, ages: &[i64]) -> Option<Second> {
+        let last = ages.last().copied().unwrap_or(0);
+        self.spans.iter().find(|span| span.age < last).map(|span| span.from).or(self.tip())
+    }
+
+    /// Adds a window that was read whole, by a sweep that began at `read_at`, except for its `damaged` seconds. `ages` are those
+    /// of `rescan_after`, ascending.
+    pub fn cover(&mut self, window: Window, read_at: Second, ages: &[i64], damaged: &[Second]) {
+        if window.is_empty() {
+            return;
+        }
+        let inside = |at: Second| window.from < at && at < window.until;
+        let mut edges = vec![window.from, window.until];
+        edges.extend(ages.iter().map(|age| read_at - *age).filter(|at| inside(*at)));
+        edges.extend(damaged.iter().flat_map(|at| [*at, *at + 1]).filter(|at| inside(*at)));
+        edges.extend(self.spans.iter().flat_map(|span| [span.from, span.until]).filter(|at| inside(*at)));
+        edges.sort_unstable();
+        edges.dedup();
+
+        let fresh: Vec<Span> = edges
+            .windows(2)
+            .map(|edge| {
+                let (from, until) = (edge[0], edge[1]);
+                let age = ages.iter().copied().filter(|age| until <= read_at - *age).max().unwrap_or(0);
+                let known = self.spans.iter().find(|span| span.from <= from && until <= span.until);
+                // A clock that was corrected may make a later look seem earlier; what was reached stays reached.
+                let age = known.map_or(age, |span| span.age.max(age));
+                Span { from, until, read_at, age, damaged: damaged.contains(&from) }
+            })
+            .collect();
+
+        let mut spans: Vec<Span> = Vec::with_capacity(self.spans.len() + fresh.len() + 1);
+        for span in &self.spans {
+            if span.from < window.from {
+                spans.push(Span { until: span.until.min(window.from), ..*span });
+            }
+            if span.until > window.until {
+                spans.push(Span { from: span.from.max(window.until), ..*span });
+            }
+        }
+        spans.extend(fresh);
+        spans.sort_unstable_by_key(|span| span.from);
+        self.spans = merged(spans);
+    }
+
+    /// Takes back what lies beyond a corrected `now`: it cannot have been read.
+    pub fn take_back(&mut self, now: Second) {
+        self.spans.retain(|span| span.from < now);
+        if let Some(last) = self.spans.last_mut() {
+            last.until = last.until.min(now);
+        }
+    }
+
+    /// The seconds to which a look is owed now, oldest first, clipped to `width` seconds; and, when none is due, the time when the
+    /// next one will be.
+    ///
+    /// Looks are gathered until a quarter of the distance to the previous age is due (1 h: 15 min; 6 h: 75 min; 24 h: 4.5 h), so
+    /// that a quiet org costs few requests.
+    pub fn look(&self, now: Second, ages: &[i64], width: i64) -> Look {
+        let mut next = None;
+        for (index, age) in ages.iter().copied().enumerate().rev() {
+            let previous = if index == 0 { 0 } else { ages[index - 1] };
+            let batch = ((age - previous) / 4).max(1);
+            let limit = now - age;
+            for run in self.runs_below(age) {
+                let due = Window::new(run.from, run.until.min(limit));
+                if due.seconds() >= batch || (!due.is_empty() && run.until < limit) {
+                    let until = due.until.min(due.from + width.max(1));
+                    return Look::Due(Window::new(due.from, until));
+                }
+                let at = (run.from + batch).min(run.until + 1) + age;
+                next = Some(next.map_or(at, |known: Second| known.min(at)));
+            }
+        }
+        next.map_or(Look::Nothing, Look::At)
+    }
+
+    /// Contiguous spans that were never read at `age` or later.
+    fn runs_below(&self, age: i64) -> Vec<Window> {
+        let mut runs: Vec<Window> = Vec::new();
+        for span in self.spans.iter().filter(|span| span.age < age) {
+            match runs.last_mut() {
+                Some(run) if run.until == span.from => run.until = span.until,
+                _ => runs.push(Window::new(span.from, span.until)),
+            }
+        }
+        runs
+    }
+}
+
+/// What [`Coverage::look`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    Due(Window),
+    At(Second),
+    Nothing,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("coverage spans are out of order")]
+pub struct Disordered;
+
+fn merged(spans: Vec<Span>) -> Vec<Span> {
+    let mut result: Vec<Span> = Vec::with_capacity(spans.len());
+    for span in spans {
+        match result.last_mut() {
+            Some(last) if last.until == span.from && last.age == span.age && last.damaged == span.damaged => {
+                last.until = span.until;
+                last.read_at = last.read_at.min(span.read_at);
+            }
+            _ => result.push(span),
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const AGES: &[i64] = &[10, 40];
+
+    fn window(from: i64, until: i64) -> Window {
+        Window::new(Second(from), Second(until))
+    }
+
+    #[test]
+    fn the_cursor_stops_at_the_first_hole() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(10, 20), Second(20), AGES, &[]);
+        assert_eq!(coverage.cursor(Second(0)), Second(0));
+        assert_eq!(coverage.holes(Second(0)), [window(0, 10)]);
+        coverage.cover(window(0, 10), Second(21), AGES, &[]);
+        assert_eq!(coverage.cursor(Second(0)), Second(20));
+        assert_eq!(coverage.holes(Second(0)), []);
+    }
+
+    #[test]
+    fn a_span_read_before_an_absence_is_owed_its_looks_afterwards() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(0, 100), Second(100), AGES, &[]);
+        let Look::Due(due) = coverage.look(Second(1_000), AGES, 1_000) else { panic!("a look is owed") };
+        assert_eq!(due, window(60, 100), "what was younger than the last age when it was read");
+        coverage.cover(due, Second(1_000), AGES, &[]);
+        assert_eq!(coverage.look(Second(1_000), AGES, 1_000), Look::Nothing);
+        assert_eq!(coverage.unsettled_seconds(AGES), 0);
+    }
+
+    #[test]
+    fn a_damaged_second_heals_when_it_is_read_whole() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(0, 10), Second(10), AGES, &[Second(4)]);
+        assert_eq!(coverage.damaged_seconds(), 1);
+        assert_eq!(coverage.cursor(Second(0)), Second(10), "it is covered all the same");
+        coverage.cover(window(0, 10), Second(60), AGES, &[]);
+        assert_eq!(coverage.damaged_seconds(), 0);
+        assert_eq!(coverage.spans().len(), 1);
+    }
+
+    proptest! {
+        /// A slow model: one cell a second.
+        #[test]
+        fn coverage_agrees_with_one_cell_a_second(
+            reads in prop::collection::vec((0i64..60, 1i64..30, 0i64..40, prop::option::of(0i64..60)), 1..12)
+        ) {
+            let mut coverage = Coverage::default();
+            let mut cells: Vec<Option<(i64, bool)>> = vec![None; 100];
+            let mut now = 0;
+            for (from, length, later, damaged) in reads {
+                let window = window(from, from + length);
+                now = (now + later).max(window.until.0);
+                let damaged: Vec<Second> = damaged.map(Second).into_iter().filter(|at| window.contains(*at)).collect();
+                coverage.cover(window, Second(now), AGES, &damaged);
+                for at in window.from.0..window.until.0 {
+                    let age = AGES.iter().copied().filter(|age| at < now - age).max().unwrap_or(0);
+                    let known = cells[at as usize].map_or(0, |(age, _)| age);
+                    cells[at as usize] = Some((age.max(known), damaged.contains(&Second(at))));
+                }
+                for (at, cell) in cells.iter().enumerate() {
+                    let span = coverage.spans().iter().find(|s| Window::new(s.from, s.until).contains(Second(at as i64)));
+                    prop_assert_eq!(span.map(|s| (s.age, s.damaged)), *cell, "second {}", at);
+                }
+                prop_assert!(Coverage::from_spans(coverage.spans().to_vec()).is_ok());
+            }
+            for (at, cell) in cells.iter().enumerate().take_while(|(_, cell)| cell.is_some()) {
+                prop_assert!(coverage.cursor(Second(0)) > Second(at as i64) || cell.is_none());
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Secrets: the only type that holds one, and where it is read from.
+//!
+//! A secret is a file or an environment variable, never a literal; it is read again whenever it may have changed, so replacing the
+//! file is enough. Nothing here prints one.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+/// Most bytes of a secret: longer files are not secrets but mistakes.
+pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// A secret's value: redacted when printed, wiped when dropped.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    pub fn new(text: String) -> Secret {
+        Secret(SecretString::from(text))
+    }
+
+    /// The value itself, for the one place that must send it.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Tells whether two readings are the same without keeping either.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(Sha256::digest(self.expose().as_bytes()).into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret([REDACTED])")
+    }
+}
+
+/// A hash of a secret, kept in memory only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint([REDACTED])")
+    }
+}
+
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretSource {
+    pub place: Place,
+    /// `allow_group_readable_secrets`: accept mode 0440, as Kubernetes' fsGroup makes it.
+    pub group_may_read: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    File(PathBuf),
+    Env(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File(path) => write!(f, "file {}", path.display()),
+            Place::Env(name) => write!(f, "environment variable {name}"),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SecretError {
+    #[error("cannot read secret {place}: {cause}; put the secret there, readable for this user only")]
+    Unreadable { place: String, cause: String },
+    #[error("secret {place} is empty: put the secret there")]
+    Empty { place: String },
+    #[error(
+        "secret {place} holds more than one line, white space inside, or text that is not UTF-8: it must be the secret alone"
+    )]
+    Malformed { place: String },
+    #[error("secret {place} can be read by others (mode {mode:04o}): run chmod 0600 on it{hint}")]
+    Exposed { place: String, mode: u32, hint: &'static str },
+}
+
+impl SecretSource {
+    /// Reads the secret as it stands now. One trailing newline and a byte order mark are cut.
+    ///
+    /// # Errors
+    /// When it is absent, empty, readable by others, or not one word of text. The value is in no error.
+    pub fn read(&self) -> Result<Secret, SecretError> {
+        let place = self.place.to_string();
+        let text = match &self.place {
+            Place::File(path) => {
+                self.check_mode(path, &place)?;
+                read_bounded(path).map_err(|error| SecretError::Unreadable {
+                    place: place.clone(),
+                    cause: error.to_string(),
+                })?
+            }
+            Place::Env(name) => std::env::var(name).map_err(|error| SecretError::Unreadable {
+                place: place.clone(),
+                // The error of a value that is not UTF-8 would print the value.
+                cause: match error {
+                    std::env::VarError::NotPresent => "not set".into(),
+                    std::env::VarError::NotUnicode(_) => "not UTF-8".into(),
+                },
+            })?,
+        };
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.is_empty() {
+            return Err(SecretError::Empty { place });
+        }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(SecretError::Malformed { place });
+        }
+        Ok(Secret::new(text.to_owned()))
+    }
+
+    #[cfg(unix)]
+    fn check_mode(&self, path: &Path, place: &str) -> Result<(), SecretError> {
+        use std::os::unix::fs::PermissionsExt;
+        let metadata = std::fs::metadata(path)
+            .map_err(|error| SecretError::Unreadable { place: place.to_owned(), cause: error.to_string() })?;
+        let mode = metadata.permissions().mode() & 0o777;
+        let forbidden = if self.group_may_read { 0o037 } else { 0o077 };
+        if mode & forbidden != 0 {
+            let hint = if mode & 0o037 == 0 { ", or set allow_group_readable_secrets = true" } else { "" };
+            return Err(SecretError::Exposed { place: place.to_owned(), mode, hint });
+        }
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn check_mode(&self, _: &Path, _: &str) -> Result<(), SecretError> {
+        Ok(())
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(SECRET_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
