@@ -1,0 +1,2 @@
+#[path = "../world/mod.rs"]
+mod world;
