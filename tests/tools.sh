@@ -38,7 +38,7 @@ for pinned in \
     azure-monitor-ingestion==1.1.0; do
     name="${pinned%%==*}"
     version="${pinned##*==}"
-    if .tools/venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('$name') != '$version')" 2>/dev/null; then
+    if .tools/venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('$name').replace('-post', '.post') != '$version')" 2>/dev/null; then
         echo "has $pinned"
     else
         .tools/venv/bin/python -m pip install --quiet --disable-pip-version-check "$pinned"

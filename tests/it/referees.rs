@@ -50,12 +50,10 @@ async fn paged_by_pulumis_client(behaviour: Behaviour) -> (World, serde_json::Va
     let events: Vec<_> = (0..457).map(|number| generator.event(now - 5_000 + number * 10)).collect();
     let org = world.pulumi();
     org.org("acme").add(events);
-    let seen = run(
-        Command::new(tool("venv/bin/python"))
-            .arg(script("pulumi_pages.py"))
-            .args([&world.pulumi_url(), "acme", &(now - 6_000).to_string(), &(now + 1).to_string()])
-            .env("PULUMI_TOKEN", org.org("acme").token()),
-    )
+    let seen = run(Command::new(tool("venv/bin/python"))
+        .arg(script("pulumi_pages.py"))
+        .args([&world.pulumi_url(), "acme", &(now - 6_000).to_string(), &(now + 1).to_string()])
+        .env("PULUMI_TOKEN", org.org("acme").token()))
     .await;
     (world, seen)
 }
@@ -71,8 +69,14 @@ fn keys(events: &serde_json::Value) -> BTreeMap<String, usize> {
 fn truth(world: &World) -> BTreeMap<String, usize> {
     let mut keys = BTreeMap::new();
     for event in world.pulumi().truth("acme") {
-        let event: serde_json::Value = serde_json::from_slice(&event.bytes).expect("an ordinary event is JSON");
-        let key = serde_json::json!([event["timestamp"], event["event"], event["description"], event["user"]["githubLogin"]]);
+        let event: serde_json::Value =
+            serde_json::from_slice(&event.bytes).expect("an ordinary event is JSON");
+        let key = serde_json::json!([
+            event["timestamp"],
+            event["event"],
+            event["description"],
+            event["user"]["githubLogin"]
+        ]);
         *keys.entry(key.to_string()).or_default() += 1;
     }
     keys
@@ -98,7 +102,11 @@ async fn pulumis_python_client_sees_page_ends_twice_where_the_token_includes_its
     let (world, seen) = paged_by_pulumis_client(behaviour).await;
     let (seen, truth) = (keys(&seen["events"]), truth(&world));
     assert!(truth.keys().all(|key| seen.contains_key(key)), "every event is seen");
-    assert_eq!(seen.values().sum::<usize>(), truth.values().sum::<usize>() + 4, "and the last of each page but one again");
+    assert_eq!(
+        seen.values().sum::<usize>(),
+        truth.values().sum::<usize>() + 4,
+        "and the last of each page but one again"
+    );
 }
 
 const ROWS: usize = 2_500;
@@ -107,7 +115,9 @@ fn assert_uploaded(world: &World, report: &serde_json::Value) {
     assert_eq!(report["uploaded"], ROWS);
     let rows = world.rows("acme");
     assert_eq!(rows.len(), ROWS);
-    assert!(rows.iter().all(|row| row.text("Event_s") == "stack-deleted" && row.number("Timestamp_d").is_some()));
+    assert!(
+        rows.iter().all(|row| row.text("Event_s") == "stack-deleted" && row.number("Timestamp_d").is_some())
+    );
     assert_eq!(rows.iter().filter(|row| row.text("Description_s").contains("Zoë")).count(), ROWS);
     assert!(world.ingestion().errors().is_empty());
     assert_eq!(world.entra().book.issued(), 1, "one token serves all uploads");
@@ -118,14 +128,12 @@ fn assert_uploaded(world: &World, report: &serde_json::Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn microsofts_python_clients_get_a_token_and_upload_over_tls() {
     let world = World::start().await;
-    let report = run(
-        Command::new(tool("venv/bin/python"))
-            .arg(script("azure_upload.py"))
-            .args([&world.entra_url(), &world.ingestion_tls_url(), &rule_of("acme"), "Custom-PulumiAuditLogs_CL"])
-            .args([TENANT, CLIENT_ID, &ROWS.to_string()])
-            .arg(world.ca_pem())
-            .env("CLIENT_SECRET", CLIENT_SECRET),
-    )
+    let report = run(Command::new(tool("venv/bin/python"))
+        .arg(script("azure_upload.py"))
+        .args([&world.entra_url(), &world.ingestion_tls_url(), &rule_of("acme"), "Custom-PulumiAuditLogs_CL"])
+        .args([TENANT, CLIENT_ID, &ROWS.to_string()])
+        .arg(world.ca_pem())
+        .env("CLIENT_SECRET", CLIENT_SECRET))
     .await;
     assert_uploaded(&world, &report);
 }
@@ -133,25 +141,21 @@ async fn microsofts_python_clients_get_a_token_and_upload_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn microsofts_python_clients_understand_our_refusals() {
     let world = World::start().await;
-    let report = run(
-        Command::new(tool("venv/bin/python"))
-            .arg(script("azure_upload.py"))
-            .args([&world.entra_url(), &world.ingestion_tls_url(), &rule_of("acme"), "Custom-Unknown"])
-            .args([TENANT, CLIENT_ID, "1"])
-            .arg(world.ca_pem())
-            .env("CLIENT_SECRET", CLIENT_SECRET),
-    )
+    let report = run(Command::new(tool("venv/bin/python"))
+        .arg(script("azure_upload.py"))
+        .args([&world.entra_url(), &world.ingestion_tls_url(), &rule_of("acme"), "Custom-Unknown"])
+        .args([TENANT, CLIENT_ID, "1"])
+        .arg(world.ca_pem())
+        .env("CLIENT_SECRET", CLIENT_SECRET))
     .await;
     assert_eq!((&report["status"], &report["code"]), (&400.into(), &"InvalidStream".into()));
 
-    let report = run(
-        Command::new(tool("venv/bin/python"))
-            .arg(script("azure_upload.py"))
-            .args([&world.entra_url(), &world.ingestion_tls_url(), &rule_of("acme"), "Custom-PulumiAuditLogs_CL"])
-            .args([TENANT, CLIENT_ID, "1"])
-            .arg(world.ca_pem())
-            .env("CLIENT_SECRET", "wrong"),
-    )
+    let report = run(Command::new(tool("venv/bin/python"))
+        .arg(script("azure_upload.py"))
+        .args([&world.entra_url(), &world.ingestion_tls_url(), &rule_of("acme"), "Custom-PulumiAuditLogs_CL"])
+        .args([TENANT, CLIENT_ID, "1"])
+        .arg(world.ca_pem())
+        .env("CLIENT_SECRET", "wrong"))
     .await;
     assert_eq!(report["error"], "ClientAuthenticationError");
     assert!(report["message"].as_str().is_some_and(|message| message.contains("AADSTS7000215")));
@@ -161,17 +165,18 @@ async fn microsofts_python_clients_understand_our_refusals() {
 async fn microsofts_javascript_clients_get_a_token_and_upload_over_tls() {
     let world = World::start().await;
     let modules = tool("node/node_modules");
-    let report = run(
-        Command::new("node")
-            .arg(script("azure_upload.mjs"))
-            .args([&world.entra_url(), &world.ingestion_tls_url(), &rule_of("acme"), "Custom-PulumiAuditLogs_CL"])
-            .args([TENANT, CLIENT_ID, &ROWS.to_string()])
-            .env("NODE_EXTRA_CA_CERTS", world.ca_pem())
-            .env("REFEREE_MODULES", modules)
-            .env("CLIENT_SECRET", CLIENT_SECRET),
-    )
+    let report = run(Command::new("node")
+        .arg(script("azure_upload.mjs"))
+        .args([&world.entra_url(), &world.ingestion_tls_url(), &rule_of("acme"), "Custom-PulumiAuditLogs_CL"])
+        .args([TENANT, CLIENT_ID, &ROWS.to_string()])
+        .env("NODE_EXTRA_CA_CERTS", world.ca_pem())
+        .env("REFEREE_MODULES", modules)
+        .env("CLIENT_SECRET", CLIENT_SECRET))
     .await;
     assert_uploaded(&world, &report);
     let uploads = world.ingestion().ledger.entries();
-    assert!(uploads.iter().all(|upload| upload.target.contains("api%2Dversion")), "this client encodes even the name");
+    assert!(
+        uploads.iter().all(|upload| upload.target.contains("api%2Dversion")),
+        "this client encodes even the name"
+    );
 }

@@ -75,7 +75,12 @@ struct Secret {
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// An error in Entra's shape, for example `(401, "invalid_client", 7000215)`.
-    Error { status: u16, error: &'static str, code: u32, retry_after: RetryAfter },
+    Error {
+        status: u16,
+        error: &'static str,
+        code: u32,
+        retry_after: RetryAfter,
+    },
     Html(u16),
     /// 200 without a token in it.
     EmptyToken,
@@ -93,7 +98,12 @@ impl Fault {
     }
 
     pub fn unavailable() -> Self {
-        Self::Error { status: 503, error: "temporarily_unavailable", code: 90033, retry_after: RetryAfter::None }
+        Self::Error {
+            status: 503,
+            error: "temporarily_unavailable",
+            code: 90033,
+            retry_after: RetryAfter::None,
+        }
     }
 
     pub fn invalid_client() -> Self {
@@ -119,9 +129,14 @@ struct State {
 
 impl Entra {
     pub fn new(clock: WorldClock, seed: u64) -> Self {
-        let audiences = ["https://monitor.azure.com", "https://monitor.azure.us", "https://monitor.azure.cn", "https://management.azure.com"]
-            .map(str::to_owned)
-            .to_vec();
+        let audiences = [
+            "https://monitor.azure.com",
+            "https://monitor.azure.us",
+            "https://monitor.azure.cn",
+            "https://management.azure.com",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         Self {
             state: Mutex::new(State {
                 apps: HashMap::new(),
@@ -267,20 +282,31 @@ impl Entra {
             return refuse(state, 400, "invalid_request", 900_144, "The request body must be a form.");
         }
         if field("grant_type") != "client_credentials" {
-            return refuse(state, 400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.");
+            return refuse(
+                state,
+                400,
+                "unsupported_grant_type",
+                70003,
+                "The app requested an unsupported grant type.",
+            );
         }
         if !state.apps.keys().any(|(known, _)| known == tenant) {
             return refuse(state, 400, "invalid_request", 90002, &format!("Tenant '{tenant}' not found."));
         }
         let client_id = field("client_id").to_owned();
         let Some(app) = state.apps.get(&(tenant.to_owned(), client_id.clone())).cloned() else {
-            let text = format!("Application with identifier '{client_id}' was not found in the directory '{tenant}'.");
+            let text = format!(
+                "Application with identifier '{client_id}' was not found in the directory '{tenant}'."
+            );
             return refuse(state, 400, "unauthorized_client", 700_016, &text);
         };
         // MSAL asks for the scopes of OpenID as well when it follows its habits; only the resource counts.
         let scope = field("scope").split(' ').find_map(|scope| scope.strip_suffix("/.default"));
         let Some(audience) = scope.map(|audience| audience.trim_end_matches('/').to_owned()) else {
-            let text = format!("The provided request must include a 'scope' input parameter. The scope {} is not valid.", field("scope"));
+            let text = format!(
+                "The provided request must include a 'scope' input parameter. The scope {} is not valid.",
+                field("scope")
+            );
             return refuse(state, 400, "invalid_scope", 70011, &text);
         };
         if !state.audiences.contains(&audience) {
@@ -290,13 +316,33 @@ impl Entra {
         if let Some(assertion) = query::value(form, "client_assertion") {
             let bearer = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
             if !app.takes_assertions || field("client_assertion_type") != bearer || assertion.is_empty() {
-                return refuse(state, 401, "invalid_client", 70021, "No matching federated identity record found.");
+                return refuse(
+                    state,
+                    401,
+                    "invalid_client",
+                    70021,
+                    "No matching federated identity record found.",
+                );
             }
         } else {
             match app.secrets.iter().find(|secret| secret.value == field("client_secret")) {
-                None => return refuse(state, 401, "invalid_client", 7_000_215, "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID."),
+                None => {
+                    return refuse(
+                        state,
+                        401,
+                        "invalid_client",
+                        7_000_215,
+                        "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID.",
+                    );
+                }
                 Some(secret) if secret.until.is_some_and(|until| until <= now) => {
-                    return refuse(state, 401, "invalid_client", 7_000_222, "The provided client secret keys are expired.");
+                    return refuse(
+                        state,
+                        401,
+                        "invalid_client",
+                        7_000_222,
+                        "The provided client secret keys are expired.",
+                    );
                 }
                 Some(_) => {}
             }
@@ -307,11 +353,22 @@ impl Entra {
         respond(200, "application/json; charset=utf-8", body.to_string())
     }
 
-    fn issue(&self, state: &mut State, tenant: &str, client_id: &str, audience: &str, expires: i64) -> String {
+    fn issue(
+        &self,
+        state: &mut State,
+        tenant: &str,
+        client_id: &str,
+        audience: &str,
+        expires: i64,
+    ) -> String {
         let claims = json!({"aud": audience, "appid": client_id, "tid": tenant, "exp": expires});
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let token =
-            format!("{}.{}.{}", part(&json!({"alg": "RS256", "typ": "JWT"})), part(&claims), state.chance.hex(40));
+        let token = format!(
+            "{}.{}.{}",
+            part(&json!({"alg": "RS256", "typ": "JWT"})),
+            part(&claims),
+            state.chance.hex(40)
+        );
         let grant = Grant {
             audience: audience.to_owned(),
             expires,
@@ -355,11 +412,19 @@ impl Service for Entra {
     }
 }
 
-fn problem(status: u16, error: &str, code: u32, text: &str, now: i64, chance: &mut Chance) -> Response<Bytes> {
+fn problem(
+    status: u16,
+    error: &str,
+    code: u32,
+    text: &str,
+    now: i64,
+    chance: &mut Chance,
+) -> Response<Bytes> {
     let (trace, correlation) = (chance.uuid(), chance.uuid());
     let timestamp = rfc3339(now).replace('T', " ");
-    let description =
-        format!("AADSTS{code}: {text} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}");
+    let description = format!(
+        "AADSTS{code}: {text} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}"
+    );
     let body = json!({"error": error, "error_description": description, "error_codes": [code], "timestamp": timestamp,
         "trace_id": trace, "correlation_id": correlation, "error_uri": ""});
     respond(status, "application/json; charset=utf-8", body.to_string())

@@ -27,7 +27,8 @@ use super::verdict::{Cut, RetryAfter, Verdict, html, respond, with_header};
 use rows::{Row, Type};
 
 const CONTENT_MAX: usize = 1_048_576;
-const AUDIENCES: [&str; 3] = ["https://monitor.azure.com", "https://monitor.azure.us", "https://monitor.azure.cn"];
+const AUDIENCES: [&str; 3] =
+    ["https://monitor.azure.com", "https://monitor.azure.us", "https://monitor.azure.cn"];
 const ROLE_MISSING: &str = "The authentication token provided does not have access to ingest data for the data collection rule with immutable Id '{rule}' PipelineAccessResult: AccessGranted: False, IsRbacPresent: False, IsDcrDceBindingValid: , DcrArmId: /subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/audit/providers/Microsoft.Insights/dataCollectionRules/{rule}, Message: Required authorization action was not found for tenantId 11111111-1111-1111-1111-111111111111 objectId 22222222-2222-2222-2222-222222222222 on resourceId ConfigurationId: {rule}.";
 
 pub type Columns = Vec<(String, Type)>;
@@ -47,7 +48,11 @@ pub enum Fault {
     /// Stored, and the answer comes late.
     AnswerLate(Duration),
     /// Nothing stored.
-    Status { status: u16, code: &'static str, retry_after: RetryAfter },
+    Status {
+        status: u16,
+        code: &'static str,
+        retry_after: RetryAfter,
+    },
     Html(u16),
     Redirect(String),
     /// The connection ends while the body is still coming; nothing stored.
@@ -55,7 +60,10 @@ pub enum Fault {
     /// Nothing stored, nothing answered.
     Stall,
     /// An error body that comes in drops; nothing stored.
-    Drip { status: u16, every: Duration },
+    Drip {
+        status: u16,
+        every: Duration,
+    },
     /// Stored, and answered with this success in place of 204.
     Success(u16),
     /// 401 whatever the token.
@@ -283,7 +291,9 @@ impl Ingestion {
         });
         match &fault {
             Some(Fault::Status { status, code, retry_after }) => {
-                return Verdict::answer(retry_after.on(problem(*status, code, "The simulated service refuses."), now));
+                return Verdict::answer(
+                    retry_after.on(problem(*status, code, "The simulated service refuses."), now),
+                );
             }
             Some(Fault::Html(status)) => return Verdict::answer(html(*status, "Bad Gateway")),
             Some(Fault::Redirect(to)) => {
@@ -291,7 +301,8 @@ impl Ingestion {
             }
             Some(Fault::Stall) => return Verdict::hang_up().after(Duration::MAX),
             Some(Fault::Drip { status, every }) => {
-                let mut verdict = Verdict::answer(problem(*status, "Slow", "A long text that comes in drops."));
+                let mut verdict =
+                    Verdict::answer(problem(*status, "Slow", "A long text that comes in drops."));
                 verdict.drip = Some((1, *every));
                 return verdict;
             }
@@ -329,7 +340,11 @@ impl Ingestion {
         }
         let pairs = query::pairs(head.uri.query().unwrap_or_default());
         if query::value(&pairs, "api-version") != Some("2023-01-01") {
-            return Some(problem(400, "InvalidApiVersion", "The api-version query parameter is missing or unknown."));
+            return Some(problem(
+                400,
+                "InvalidApiVersion",
+                "The api-version query parameter is missing or unknown.",
+            ));
         }
         let grant = header(AUTHORIZATION)
             .and_then(|value| value.strip_prefix("Bearer "))
@@ -352,7 +367,11 @@ impl Ingestion {
             return Some(problem(400, "InvalidStream", &text));
         }
         if body.len() > state.content_max {
-            let text = format!("Maximum allowed content length: {} bytes (1 MB). Provided content length: {} bytes.", state.content_max, body.len());
+            let text = format!(
+                "Maximum allowed content length: {} bytes (1 MB). Provided content length: {} bytes.",
+                state.content_max,
+                body.len()
+            );
             return Some(problem(413, "ContentLengthLimitExceeded", &text));
         }
         if body.is_empty() {
@@ -365,7 +384,11 @@ impl Ingestion {
             return Some(problem(400, "InvalidContentEncoding", "The body could not be unpacked."));
         };
         if state.plain_max.is_some_and(|max| plain.len() > max) {
-            return Some(problem(413, "ContentLengthLimitExceeded", "Maximum allowed content length exceeded after unpacking."));
+            return Some(problem(
+                413,
+                "ContentLengthLimitExceeded",
+                "Maximum allowed content length exceeded after unpacking.",
+            ));
         }
         if let Some(limit) = per_minute {
             let minute = now.div_euclid(60);
@@ -375,13 +398,19 @@ impl Ingestion {
             known.in_minute += 1;
             if known.in_minute > limit {
                 let wait = RetryAfter::Seconds((60 - now.rem_euclid(60)) as u64);
-                return Some(wait.on(problem(429, "TooManyRequests", "Too many requests for this rule."), now));
+                return Some(
+                    wait.on(problem(429, "TooManyRequests", "Too many requests for this rule."), now),
+                );
             }
         }
         if let Some(refuses) = &state.refuses
             && rows::split(plain).is_ok_and(|rows| rows.iter().any(|row| refuses(row.get())))
         {
-            return Some(problem(400, "InvalidPayload", "The payload contains a record that cannot be processed."));
+            return Some(problem(
+                400,
+                "InvalidPayload",
+                "The payload contains a record that cannot be processed.",
+            ));
         }
         None
     }
@@ -431,8 +460,22 @@ impl Service for Ingestion {
 
 /// The columns of `PulumiAuditLogs_CL` and the forwarder's additions.
 pub fn table_columns() -> Columns {
-    let text = ["SourceIP_s", "Event_s", "Description_s", "UserName_s", "UserLogin_s", "UserAvatarUrl_s", "TokenID_s",
-        "TokenName_s", "ActorName_s", "ActorUrn_s", "EventKey_s", "OrgName_s", "OrgId_s", "IngestMode_s"];
+    let text = [
+        "SourceIP_s",
+        "Event_s",
+        "Description_s",
+        "UserName_s",
+        "UserLogin_s",
+        "UserAvatarUrl_s",
+        "TokenID_s",
+        "TokenName_s",
+        "ActorName_s",
+        "ActorUrn_s",
+        "EventKey_s",
+        "OrgName_s",
+        "OrgId_s",
+        "IngestMode_s",
+    ];
     let mut columns: Columns = text.iter().map(|name| ((*name).to_owned(), Type::Text)).collect();
     let flags = ["RequireOrgAdmin_b", "RequireStackAdmin_b", "AuthFailure_b"];
     columns.extend(flags.iter().map(|name| ((*name).to_owned(), Type::Boolean)));
@@ -457,7 +500,15 @@ pub fn connector_columns() -> Columns {
 
 /// Names of the columns beyond Pulumi's own fifteen.
 pub fn additions() -> BTreeSet<&'static str> {
-    BTreeSet::from(["EventKey_s", "OrgName_s", "OrgId_s", "IngestMode_s", "EventTime_t", "Chunk_d", "RawEvent"])
+    BTreeSet::from([
+        "EventKey_s",
+        "OrgName_s",
+        "OrgId_s",
+        "IngestMode_s",
+        "EventTime_t",
+        "Chunk_d",
+        "RawEvent",
+    ])
 }
 
 fn unpack(head: &Parts, body: &Bytes) -> Option<Bytes> {
@@ -473,7 +524,11 @@ fn unpack(head: &Parts, body: &Bytes) -> Option<Bytes> {
 }
 
 fn unauthorized(code: &str) -> Response<Bytes> {
-    with_header(problem(401, code, "The access token is missing, expired or not valid."), "www-authenticate", "Bearer")
+    with_header(
+        problem(401, code, "The access token is missing, expired or not valid."),
+        "www-authenticate",
+        "Bearer",
+    )
 }
 
 fn problem(status: u16, code: &str, message: &str) -> Response<Bytes> {

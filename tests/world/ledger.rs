@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, IF_NONE_MATCH, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+    IF_NONE_MATCH, USER_AGENT,
 };
 use http::request::Parts;
 
@@ -91,7 +92,15 @@ impl Ledger {
 /// The beginning of an entry, from what the request says of itself.
 pub fn entry(at: i64, head: &Parts, body_bytes: usize, about: &str) -> Entry {
     let matters = [
-        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, IF_NONE_MATCH, USER_AGENT,
+        ACCEPT,
+        ACCEPT_ENCODING,
+        AUTHORIZATION,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        HOST,
+        IF_NONE_MATCH,
+        USER_AGENT,
     ];
     let mut headers: Vec<(String, String)> = matters
         .iter()

@@ -7,7 +7,7 @@
 //! ```ignore
 //! let world = World::start().await;
 //! world.pulumi().org("acme").add(Generator::seeded(1).background(from, until, 60.0));
-//! let config = world.write_config(&[OrgSetup::new("acme").to_sentinel()], "");
+//! let config = world.write_config(&[OrgSetup::new("acme").with_sentinel()], "");
 //! // … run the forwarder …
 //! world.check_sentinel("acme").assert_complete();
 //! ```
@@ -114,7 +114,8 @@ impl Builder {
     }
 
     pub async fn start(self) -> World {
-        let temporary = self.directory.is_none().then(|| tempfile::tempdir().expect("a directory can be made"));
+        let temporary =
+            self.directory.is_none().then(|| tempfile::tempdir().expect("a directory can be made"));
         let root = match (&self.directory, &temporary) {
             (Some(directory), _) => directory.clone(),
             (None, Some(temporary)) => temporary.path().to_path_buf(),
@@ -132,7 +133,8 @@ impl Builder {
         for (number, org) in self.orgs.iter().enumerate() {
             pulumi.found(org, self.behaviour.clone());
             ingestion.create_rule(&rule_of(org));
-            let events = Generator::seeded(self.seed + number as u64).spread(now - 3600, now - 1, self.events);
+            let events =
+                Generator::seeded(self.seed + number as u64).spread(now - 3600, now - 1, self.events);
             pulumi.org(org).add(events);
         }
         World {
@@ -359,7 +361,9 @@ impl Azure<'_> {
 
     /// The next so many uploads are stored, and their answers lost.
     pub fn loses_answers(&self, count: u32) {
-        self.world.ingestion.fault(ingestion::Fault::AnswerLost(verdict::Cut::Close), script::Times::Next(count));
+        self.world
+            .ingestion
+            .fault(ingestion::Fault::AnswerLost(verdict::Cut::Close), script::Times::Next(count));
     }
 
     /// From now on only this client secret works.

@@ -329,9 +329,9 @@ impl OrgHandle<'_> {
 
 impl Org {
     fn knows(&self, token: Option<&str>, now: i64) -> Option<&Token> {
-        self.tokens
-            .iter()
-            .find(|known| Some(known.value.as_str()) == token && known.valid && known.until.is_none_or(|until| now < until))
+        self.tokens.iter().find(|known| {
+            Some(known.value.as_str()) == token && known.valid && known.until.is_none_or(|until| now < until)
+        })
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is one fact of the request, and there is one caller")]
@@ -359,7 +359,7 @@ impl Org {
             (["auditlogs", version @ ..], _) if is_list => match Asked::read(pairs) {
                 Err(refusal) => refused(&refusal),
                 Ok(asked) => {
-                    let asked = if version.is_empty() { asked.as_first_version() } else { asked };
+                    let asked = if version.is_empty() { asked.of_the_first_version() } else { asked };
                     let empty = matches!(fault, Some(Fault::EmptyPage)).then(|| chance.below(50) as u32 + 1);
                     match list::page(&self.log, &self.behaviour, &asked, now, chance, empty) {
                         Err(refusal) => refused(&refusal),
@@ -374,8 +374,10 @@ impl Org {
 
     /// A refused call is itself an event.
     fn denied(&mut self, name: &str, now: i64) -> Response<Bytes> {
-        let mut event = Event::at(now)
-            .described(&format!("Denied permission \"audit_logs:read\" on organization \"{name}\" (call {})", self.log.len()));
+        let mut event = Event::at(now).described(&format!(
+            "Denied permission \"audit_logs:read\" on organization \"{name}\" (call {})",
+            self.log.len()
+        ));
         "auth-failure-organization-role".clone_into(&mut event.event);
         event.auth_failure = true;
         event.user = Person::new(name, name);
@@ -409,7 +411,9 @@ impl Org {
             Fault::Status { code, message, retry_after } => {
                 Verdict::answer(finish(retry_after.on(problem(code, &message), now)))
             }
-            Fault::Html { code, retry_after } => Verdict::answer(finish(retry_after.on(html(code, "Service Trouble"), now))),
+            Fault::Html { code, retry_after } => {
+                Verdict::answer(finish(retry_after.on(html(code, "Service Trouble"), now)))
+            }
             Fault::Edition => Verdict::answer(finish(edition())),
             Fault::Unauthorized => Verdict::answer(finish(problem(401, NO_CREDENTIALS))),
             Fault::Saml => Verdict::answer(finish(saml(name))),
@@ -441,7 +445,11 @@ impl Org {
             Fault::Body(body) => {
                 let gzip = body.starts_with(&[0x1f, 0x8b]);
                 let response = respond(200, "application/json", body);
-                Verdict::answer(finish(if gzip { with_header(response, "content-encoding", "gzip") } else { response }))
+                Verdict::answer(finish(if gzip {
+                    with_header(response, "content-encoding", "gzip")
+                } else {
+                    response
+                }))
             }
             Fault::BadGzip(how) => Verdict::answer(finish(badly_packed(response, how))),
             Fault::Redirect(to) => {
@@ -469,7 +477,11 @@ fn new_token(chance: &mut Chance) -> Token {
 
 fn problem(code: u16, message: &str) -> Response<Bytes> {
     let response = respond(code, "application/json", json!({"code": code, "message": message}).to_string());
-    if code >= 500 { with_header(response, "x-pulumi-request-id", "00000000-aaaa-4bbb-8ccc-dddddddddddd") } else { response }
+    if code >= 500 {
+        with_header(response, "x-pulumi-request-id", "00000000-aaaa-4bbb-8ccc-dddddddddddd")
+    } else {
+        response
+    }
 }
 
 fn edition() -> Response<Bytes> {

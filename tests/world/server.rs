@@ -174,7 +174,8 @@ where
     });
     // A client that goes away is no fault of the world; whether its request counted stands in the ledger. The `Date` header is
     // the services' own, because their clock may be a simulated one.
-    let _ended = hyper::server::conn::http1::Builder::new().auto_date_header(false).serve_connection(io, answer).await;
+    let _ended =
+        hyper::server::conn::http1::Builder::new().auto_date_header(false).serve_connection(io, answer).await;
 }
 
 async fn answer(
@@ -251,7 +252,10 @@ impl hyper::body::Body for Travelling {
     type Data = Bytes;
     type Error = Ended;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Ended>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Ended>>> {
         if self.stop_after == Some(self.sent) {
             if !self.flushed {
                 // hyper writes out what it holds whenever a body is not ready; without this the bytes before the cut would go with it.
@@ -302,7 +306,11 @@ impl Drop for Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_read(cx, buf)
     }
 }

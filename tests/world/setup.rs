@@ -52,17 +52,17 @@ impl OrgSetup {
         }
     }
 
-    pub fn to_sentinel(mut self) -> Self {
+    pub fn with_sentinel(mut self) -> Self {
         self.sentinel = true;
         self
     }
 
-    pub fn to_s3(mut self) -> Self {
+    pub fn with_s3(mut self) -> Self {
         self.s3 = true;
         self
     }
 
-    pub fn to_file(mut self) -> Self {
+    pub fn with_file(mut self) -> Self {
         self.file = true;
         self
     }
@@ -148,14 +148,16 @@ pub fn write_org(world: &World, setup: &OrgSetup) {
     }
     writeln!(text, "\n[source]\ntoken = {{ file = {token:?} }}").expect("memory takes it");
     if setup.next_token {
-        writeln!(text, "next_token = {{ file = {:?} }}", paths.secret(&format!("{id}-token-next"))).expect("memory takes it");
+        writeln!(text, "next_token = {{ file = {:?} }}", paths.secret(&format!("{id}-token-next")))
+            .expect("memory takes it");
     }
     text.push_str(&setup.more_source);
     if setup.sentinel {
         let secret = paths.write_secret("client-secret", CLIENT_SECRET);
         let rule = rule_of(&setup.org);
         let columns = setup.columns.as_deref().unwrap_or("extended");
-        let stream = if columns == "connector" { "Custom-PulumiAuditLogs" } else { "Custom-PulumiAuditLogs_CL" };
+        let stream =
+            if columns == "connector" { "Custom-PulumiAuditLogs" } else { "Custom-PulumiAuditLogs_CL" };
         let endpoint = if setup.https { world.ingestion_tls_url() } else { world.ingestion_url() };
         writeln!(
             text,

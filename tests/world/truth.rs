@@ -135,7 +135,8 @@ fn compare(report: &mut Report, source: Vec<(String, TruthEvent)>, arrived: Vec<
         let due = event.timestamp >= expect.since && event.visible_at <= expect.as_of;
         report.due += usize::from(due);
         let sample = || sample(&event.bytes);
-        let count = counts.entry(key).or_insert_with(|| Count { due: 0, known: 0, there: 0, sample: sample() });
+        let count =
+            counts.entry(key).or_insert_with(|| Count { due: 0, known: 0, there: 0, sample: sample() });
         count.known += 1;
         count.due += usize::from(due);
     }

@@ -113,7 +113,9 @@ impl RetryAfter {
         match self {
             Self::None => response,
             Self::Seconds(seconds) => with_header(response, "retry-after", &seconds.to_string()),
-            Self::DateIn(seconds) => with_header(response, "retry-after", &super::clock::http_date(now + seconds)),
+            Self::DateIn(seconds) => {
+                with_header(response, "retry-after", &super::clock::http_date(now + seconds))
+            }
             Self::Raw(text) => with_header(response, "retry-after", text),
         }
     }

@@ -159,16 +159,25 @@ impl Behaviour {
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// An error of the service itself, in its JSON shape.
-    Status { code: u16, message: String, retry_after: RetryAfter },
+    Status {
+        code: u16,
+        message: String,
+        retry_after: RetryAfter,
+    },
     /// An error of something in front of it.
-    Html { code: u16, retry_after: RetryAfter },
+    Html {
+        code: u16,
+        retry_after: RetryAfter,
+    },
     /// 400: the edition has no audit logs.
     Edition,
     Unauthorized,
     Saml,
     /// 403, and an event that says so.
     Role,
-    ExpiryPolicy { days: u32 },
+    ExpiryPolicy {
+        days: u32,
+    },
     Firewall,
     Throttled(RetryAfter),
     /// The right answer, cut off or reset on its way.
@@ -178,7 +187,10 @@ pub enum Fault {
     /// Never an answer.
     Stall,
     /// The right answer, so many bytes at a time.
-    Drip { bytes: usize, every: Duration },
+    Drip {
+        bytes: usize,
+        every: Duration,
+    },
     /// The right body under this content type.
     ContentType(&'static str),
     /// This body with status 200.

@@ -23,12 +23,24 @@ pub struct Person {
 impl Person {
     pub fn new(login: &str, name: &str) -> Self {
         let avatar = format!("https://avatars.example.com/u/{login}?s=460&v=4");
-        Self { account: login.to_owned(), name: name.to_owned(), login: login.to_owned(), avatar, email: None }
+        Self {
+            account: login.to_owned(),
+            name: name.to_owned(),
+            login: login.to_owned(),
+            avatar,
+            email: None,
+        }
     }
 
     /// As shown for a failed login: nobody.
     pub fn nobody() -> Self {
-        Self { account: String::new(), name: String::new(), login: String::new(), avatar: String::new(), email: None }
+        Self {
+            account: String::new(),
+            name: String::new(),
+            login: String::new(),
+            avatar: String::new(),
+            email: None,
+        }
     }
 
     pub(super) fn rendered(&self) -> Vec<u8> {
@@ -124,8 +136,8 @@ pub struct Kind {
 pub fn kinds() -> &'static [Kind] {
     static KINDS: OnceLock<Vec<Kind>> = OnceLock::new();
     KINDS.get_or_init(|| {
-        let catalog: Value =
-            serde_json::from_str(include_str!("../../../data/event-types.json")).expect("the catalog is JSON");
+        let catalog: Value = serde_json::from_str(include_str!("../../../data/event-types.json"))
+            .expect("the catalog is JSON");
         let types = catalog["eventTypes"].as_array().expect("the catalog lists types");
         types
             .iter()
@@ -170,7 +182,14 @@ pub struct Generator {
 }
 
 const STACKS: [&str; 8] = [
-    "shop/prod", "shop/staging", "billing/prod", "network/hub", "identity/prod", "data-lake/eu", "website/preview", "ops/shared",
+    "shop/prod",
+    "shop/staging",
+    "billing/prod",
+    "network/hub",
+    "identity/prod",
+    "data-lake/eu",
+    "website/preview",
+    "ops/shared",
 ];
 const REPOS: [&str; 4] = ["eks-cluster", "vpc", "postgres", "landing-zone"];
 const TEAMS: [&str; 4] = ["platform", "security", "data", "frontend"];
@@ -203,7 +222,13 @@ impl Generator {
     }
 
     pub fn event(&mut self, timestamp: i64) -> Event {
-        let common = ["stack-update-started", "stack-update-completed", "environment-read-open", "user-login", "secret-decrypted"];
+        let common = [
+            "stack-update-started",
+            "stack-update-completed",
+            "environment-read-open",
+            "user-login",
+            "secret-decrypted",
+        ];
         let kinds = kinds();
         let kind = if self.chance.one_in(2) {
             let id = *self.chance.pick(&common);
@@ -246,7 +271,9 @@ impl Generator {
             4 => event.user = Person::nobody(),
             5 => event.unknown.push(("riskScore".to_owned(), Value::from(self.chance.below(100)))),
             _ => {
-                let long = "ünïcödé | a=b, c=\"d\" \\ \n\r\t\u{2028}<script>${jndi:x}</script> \u{1b}[31m 試験 😀 ".repeat(20);
+                let long =
+                    "ünïcödé | a=b, c=\"d\" \\ \n\r\t\u{2028}<script>${jndi:x}</script> \u{1b}[31m 試験 😀 "
+                        .repeat(20);
                 event.description.push_str(&long);
             }
         }
@@ -277,7 +304,11 @@ impl Generator {
                     "teams" => format!("team \"{team}\""),
                     "access-tokens" => format!("token \"{team}-{short}\""),
                     "policy" => format!("policy group {team}-{short}"),
-                    "registry" => format!("package \"{}\" version 1.{}.0", self.chance.pick(&REPOS), self.chance.below(40)),
+                    "registry" => format!(
+                        "package \"{}\" version 1.{}.0",
+                        self.chance.pick(&REPOS),
+                        self.chance.below(40)
+                    ),
                     _ => format!("\"{login}\""),
                 };
                 format!("{}: {object}", kind.display_name)
@@ -299,14 +330,16 @@ impl Generator {
     pub fn background(&mut self, from: i64, until: i64, per_hour: f64) -> Vec<Event> {
         let mut events = Vec::new();
         let mut at = from as f64;
-        while per_hour > 0.0 {
+        if per_hour <= 0.0 {
+            return events;
+        }
+        loop {
             at += -(1.0 - self.chance.unit()).ln() * 3600.0 / per_hour;
             if at >= until as f64 {
-                break;
+                return events;
             }
             events.push(self.event(at as i64));
         }
-        events
     }
 
     /// Exactly so many events spread over `[from, until)`, oldest first.
@@ -342,8 +375,12 @@ impl Generator {
 /// Events no generator would dare, each a name and the bytes as the service would send them. `at` is a believable time for
 /// those that have one.
 pub fn dreadful(at: i64) -> Vec<(&'static str, Vec<u8>)> {
-    let with = |fields: &str| format!("{{\"timestamp\":{at},\"sourceIP\":\"192.0.2.1\",\"event\":\"user-login\",{fields},\"user\":{{\"name\":\"\",\"githubLogin\":\"x\",\"avatarUrl\":\"\"}}}}").into_bytes();
-    let timed = |timestamp: &str| format!("{{{timestamp}\"sourceIP\":\"192.0.2.1\",\"event\":\"user-login\",\"description\":\"odd time\",\"user\":{{\"name\":\"\",\"githubLogin\":\"x\",\"avatarUrl\":\"\"}}}}").into_bytes();
+    let with = |fields: &str| {
+        format!("{{\"timestamp\":{at},\"sourceIP\":\"192.0.2.1\",\"event\":\"user-login\",{fields},\"user\":{{\"name\":\"\",\"githubLogin\":\"x\",\"avatarUrl\":\"\"}}}}").into_bytes()
+    };
+    let timed = |timestamp: &str| {
+        format!("{{{timestamp}\"sourceIP\":\"192.0.2.1\",\"event\":\"user-login\",\"description\":\"odd time\",\"user\":{{\"name\":\"\",\"githubLogin\":\"x\",\"avatarUrl\":\"\"}}}}").into_bytes()
+    };
     let mut invalid = with("\"description\":\"bad @@ byte\"");
     for byte in invalid.iter_mut().filter(|byte| **byte == b'@') {
         *byte = 0xff;
@@ -362,7 +399,10 @@ pub fn dreadful(at: i64) -> Vec<(&'static str, Vec<u8>)> {
         ("too precise a number", with(r#""description":"x","risk":1.0000000000000000001"#)),
         ("negative zero", with(r#""description":"x","risk":-0"#)),
         ("duplicate key", with(r#""description":"x","risk":1,"risk":2"#)),
-        ("deep nesting", with(&format!(r#""description":"x","deep":{}1{}"#, "[".repeat(10_000), "]".repeat(10_000)))),
+        (
+            "deep nesting",
+            with(&format!(r#""description":"x","deep":{}1{}"#, "[".repeat(10_000), "]".repeat(10_000))),
+        ),
         ("known field of another type", with(r#""description":{"text":"x"}"#)),
         ("no time", timed("")),
         ("null time", timed("\"timestamp\":null,")),

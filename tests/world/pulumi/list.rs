@@ -58,7 +58,7 @@ impl Asked {
     }
 
     /// The first version: `startTime` is an upper bound, `endTime` and `eventFilter` do nothing.
-    pub fn as_first_version(mut self) -> Self {
+    pub fn of_the_first_version(mut self) -> Self {
         self.end_time = self.start_time.take();
         self.event_filter = None;
         self
@@ -114,12 +114,13 @@ pub fn page(
     if behaviour.more == More::WhenFull {
         more = events.len() == behaviour.page_size;
     }
-    let token = match (more, events.last()) {
-        (true, Some(last)) => Some(behaviour.stalled_token.clone().unwrap_or_else(|| {
-            write_token(behaviour, Place { last: last.time, behind: Some(rank(last)) })
-        })),
-        _ => None,
-    };
+    let token =
+        match (more, events.last()) {
+            (true, Some(last)) => Some(behaviour.stalled_token.clone().unwrap_or_else(|| {
+                write_token(behaviour, Place { last: last.time, behind: Some(rank(last)) })
+            })),
+            _ => None,
+        };
     if !before_paging {
         events.retain(|stored| wanted(stored));
     }

@@ -84,7 +84,8 @@ impl Shown {
         let mut key = fingerprint_without(&minified, &self.ignored);
         for field in VOLATILE {
             let value = lexemes::member(&minified, field);
-            let label = value.map(|value| self.renditions.get(&labelled(field, value)).map_or("?", String::as_str));
+            let label =
+                value.map(|value| self.renditions.get(&labelled(field, value)).map_or("?", String::as_str));
             key.push('|');
             key.push_str(label.unwrap_or("-"));
         }
@@ -298,10 +299,15 @@ impl Log {
 
     pub fn is_kind(&self, stored: &Stored, kind: u16, id: &str) -> bool {
         match stored.verbatim() {
-            true => lexemes::member(&lexemes::minify(&stored.bytes), "event") == Some(format!("\"{id}\"").as_bytes()),
+            true => {
+                lexemes::member(&lexemes::minify(&stored.bytes), "event")
+                    == Some(format!("\"{id}\"").as_bytes())
+            }
             false if kind == u16::MAX => {
                 let needle = format!("\"event\":{},", Value::from(id));
-                stored.bytes[..stored.before_user as usize].windows(needle.len()).any(|window| window == needle.as_bytes())
+                stored.bytes[..stored.before_user as usize]
+                    .windows(needle.len())
+                    .any(|window| window == needle.as_bytes())
             }
             false => stored.kind == kind,
         }
@@ -342,7 +348,11 @@ impl Log {
 
     pub fn truth(&self) -> Vec<TruthEvent> {
         let shown = self.shown();
-        let all = self.forgotten.iter().map(|stored| (stored, true)).chain(self.stored.iter().map(|stored| (stored, false)));
+        let all = self
+            .forgotten
+            .iter()
+            .map(|stored| (stored, true))
+            .chain(self.stored.iter().map(|stored| (stored, false)));
         all.map(|(stored, forgotten)| {
             let mut bytes = Vec::new();
             self.render(stored, &mut bytes);

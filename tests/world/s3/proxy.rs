@@ -48,7 +48,10 @@ pub enum Fault {
     /// Passed on, and the reply lost.
     ReplyLost(Cut),
     /// Not passed on; this error, in S3's XML.
-    Error { status: u16, code: &'static str },
+    Error {
+        status: u16,
+        code: &'static str,
+    },
     /// Not passed on; status 200 with an error in the body.
     ErrorInSuccess(&'static str),
     /// Not passed on, and the connection ends.
@@ -148,7 +151,8 @@ impl Proxy {
                 if let Some(Fault::Late(wait)) = fault {
                     tokio::time::sleep(wait).await;
                 }
-                let listing = head.method == Method::GET && head.uri.query().is_some_and(|query| query.contains("list-type"));
+                let listing = head.method == Method::GET
+                    && head.uri.query().is_some_and(|query| query.contains("list-type"));
                 let put = head.method == Method::PUT;
                 match self.pass_on(Request::from_parts(head, body)).await {
                     Err(_) => Verdict::hang_up(),
@@ -177,7 +181,10 @@ impl Proxy {
         verdict
     }
 
-    async fn pass_on(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Box<dyn std::error::Error + Send + Sync>> {
+    async fn pass_on(
+        &self,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, Box<dyn std::error::Error + Send + Sync>> {
         let tcp = TcpStream::connect(self.behind).await?;
         tcp.set_nodelay(true)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;

@@ -75,7 +75,13 @@ impl Bucket {
 
     /// Create-only; answers the status.
     pub async fn create_object(&self, key: &str, body: Vec<u8>) -> u16 {
-        let put = self.client.put_object().bucket(&self.name).key(key).if_none_match("*").body(ByteStream::from(body));
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.name)
+            .key(key)
+            .if_none_match("*")
+            .body(ByteStream::from(body));
         match put.send().await {
             Ok(_) => 200,
             Err(error) => error.raw_response().map_or(0, |response| response.status().as_u16()),
@@ -83,7 +89,13 @@ impl Bucket {
     }
 
     pub async fn delete(&self, key: &str) {
-        self.client.delete_object().bucket(&self.name).key(key).send().await.expect("the object can be deleted");
+        self.client
+            .delete_object()
+            .bucket(&self.name)
+            .key(key)
+            .send()
+            .await
+            .expect("the object can be deleted");
     }
 
     /// The same bucket through another endpoint, for example through the faults.

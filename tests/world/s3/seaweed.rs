@@ -55,7 +55,8 @@ async fn start() -> SeaweedFs {
 
 fn spawn(weed: &Path) -> SeaweedFs {
     // The keeper removes the directory, because nothing runs in a process that was killed.
-    let directory = tempfile::Builder::new().prefix("world-s3-").tempdir().expect("a directory can be made").keep();
+    let directory =
+        tempfile::Builder::new().prefix("world-s3-").tempdir().expect("a directory can be made").keep();
     let config = serde_json::json!({"identities": [{"name": "tests",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]});
@@ -127,8 +128,21 @@ async fn ready(server: &SeaweedFs) -> Result<(), String> {
                 }
             }
             let body = aws_sdk_s3::primitives::ByteStream::from_static(b"ready");
-            client.put_object().bucket("readiness").key("probe").body(body).send().await.map_err(|e| format!("{e:?}"))?;
-            client.get_object().bucket("readiness").key("probe").send().await.map_err(|e| format!("{e:?}"))?;
+            client
+                .put_object()
+                .bucket("readiness")
+                .key("probe")
+                .body(body)
+                .send()
+                .await
+                .map_err(|e| format!("{e:?}"))?;
+            client
+                .get_object()
+                .bucket("readiness")
+                .key("probe")
+                .send()
+                .await
+                .map_err(|e| format!("{e:?}"))?;
             Ok(())
         };
         match tried.await {

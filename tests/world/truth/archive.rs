@@ -33,7 +33,8 @@ pub struct Line {
 
 impl Archive {
     pub async fn of_bucket(bucket: &Bucket, prefix: &str) -> Self {
-        let below = if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_end_matches('/')) };
+        let below =
+            if prefix.is_empty() { String::new() } else { format!("{}/", prefix.trim_end_matches('/')) };
         let files = bucket.everything(&below).await;
         Self { files: files.into_iter().map(|(key, body)| (key[below.len()..].to_owned(), body)).collect() }
     }
@@ -67,7 +68,8 @@ impl Archive {
 
     /// Compares with the source, and checks the form of everything.
     pub fn check(&self, destination: &str, id: &str, source: &Source, expect: &Expect) -> Report {
-        let mut report = Report { org: id.to_owned(), destination: destination.to_owned(), ..Report::default() };
+        let mut report =
+            Report { org: id.to_owned(), destination: destination.to_owned(), ..Report::default() };
         self.check_chain(id, expect, &mut report);
         let mut problems = Vec::new();
         let lines = self.lines(id, &mut problems);
@@ -115,7 +117,7 @@ impl Archive {
                 (None, Some(0)) => Some("0".repeat(64)),
                 (None, _) => None,
             };
-            if expected.is_some_and(|expected| claim["previous"] != Value::from(expected)) {
+            if expected.is_some_and(|expected| claim["previous"] != expected) {
                 problems.push(format!("{name} does not follow the claim before it"));
             }
             previous = Some(hex(&Sha256::digest(bytes)));
@@ -136,7 +138,7 @@ impl Archive {
                 report.void += 1;
                 continue;
             }
-            if claim["sha256"] != Value::from(hex(&Sha256::digest(&plain))) {
+            if claim["sha256"] != hex(&Sha256::digest(&plain)) {
                 problems.push(format!("{key} has not the hash its claim states"));
             }
             let count = plain.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -167,7 +169,11 @@ fn check_times(name: &str, claim: &Value, key: &str, plain: &[u8], problems: &mu
             other => other.as_i64(),
         };
         if stated != Some(*time) {
-            problems.push(format!("{name} states {field} {}, its events say {}", claim[field], rfc3339(*time)));
+            problems.push(format!(
+                "{name} states {field} {}, its events say {}",
+                claim[field],
+                rfc3339(*time)
+            ));
         }
     }
     for time in [first, last] {

@@ -15,8 +15,7 @@ const COMPARED: usize = 1_000;
 const EARLIEST: i64 = 1_420_070_400;
 
 pub fn check(rows: &[Row], org: &str, source: &Source, now: i64, expect: &Expect) -> Report {
-    let mut report =
-        Report { org: org.to_owned(), destination: "sentinel".to_owned(), ..Report::default() };
+    let mut report = Report { org: org.to_owned(), destination: "sentinel".to_owned(), ..Report::default() };
     let mut seen: HashMap<&str, String> = HashMap::new();
     let mut arrived = Vec::new();
     for row in rows {
@@ -74,9 +73,12 @@ enum Key {
 }
 
 fn source_key(event: &TruthEvent, now: i64) -> Key {
-    let members: HashMap<&[u8], &[u8]> = lexemes::members(&event.bytes).unwrap_or_default().into_iter().collect();
+    let members: HashMap<&[u8], &[u8]> =
+        lexemes::members(&event.bytes).unwrap_or_default().into_iter().collect();
     let field = |name: &str| members.get(name.as_bytes()).copied();
-    let number = field("timestamp").and_then(|raw| std::str::from_utf8(raw).ok()).and_then(|raw| raw.parse::<i64>().ok());
+    let number = field("timestamp")
+        .and_then(|raw| std::str::from_utf8(raw).ok())
+        .and_then(|raw| raw.parse::<i64>().ok());
     let Some(time) = number.filter(|time| (EARLIEST..=now.saturating_add(86_400)).contains(time)) else {
         return Key::Implausible;
     };
@@ -99,7 +101,9 @@ fn source_key(event: &TruthEvent, now: i64) -> Key {
 
 fn row_key(row: &Row) -> String {
     let connector = row.cells.contains_key("timestamp");
-    let pick = |connectors: &str, tables: &str| if connector { row.text(connectors) } else { row.text(tables) }.to_owned();
+    let pick = |connectors: &str, tables: &str| {
+        if connector { row.text(connectors) } else { row.text(tables) }.to_owned()
+    };
     let time = row.number("Timestamp_d").or_else(|| row.number("timestamp")).unwrap_or_default();
     let texts = [
         pick("description", "Description_s"),
