@@ -1164,7 +1164,7 @@ fn row_of(event: &[u8], key: &str) -> Value {
     let id =
         kinds().iter().find(|kind| event["event"] == kind.display_name.as_str()).map(|kind| json!(kind.id));
     let text = |name: &str| event.get(name).cloned().unwrap_or_else(|| json!(""));
-    let flag = |name: &str| event.get(name).cloned().unwrap_or_else(|| json!(false));
+    let flag = |name: &str| event.get(name).cloned().unwrap_or(Value::Bool(false));
     json!({"TimeGenerated": rfc3339(NOW - 60), "Timestamp_d": event["timestamp"], "SourceIP_s": event["sourceIP"],
         "Event_s": id.unwrap_or_else(|| event["event"].clone()), "Description_s": event["description"],
         "TokenID_s": text("tokenID"), "ActorUrn_s": text("actorUrn"), "RequireOrgAdmin_b": flag("reqOrgAdmin"),

@@ -14,6 +14,7 @@
 
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::allow_attributes,
     clippy::expect_used,
     clippy::unwrap_used,
