@@ -48,7 +48,7 @@ pub struct Deadlines {
     pub stall: Duration,
 }
 
-/// A chunk is at most half a megabyte of events in all but the oddest cases; a single event of the largest page, at 2 Mbit/s, fits.
+/// Chunks are small but for the oddest: one event that fills the largest page, packed to a fifth, passes at 2 Mbit/s.
 impl Default for Deadlines {
     fn default() -> Deadlines {
         Deadlines {
