@@ -150,10 +150,7 @@ impl Metrics {
         let registry = Registry::new();
         let families = Families::new(&registry);
         #[cfg(target_os = "linux")]
-        family::register(
-            &registry,
-            Box::new(prometheus::process_collector::ProcessCollector::for_self()),
-        );
+        family::register(&registry, Box::new(prometheus::process_collector::ProcessCollector::for_self()));
         families.build_info.with_label_values(&[version, revision]).set(1.0);
         for kind in COMMIT_KINDS {
             for outcome in OUTCOMES {
@@ -306,7 +303,10 @@ impl OrgMetrics {
     }
 
     /// Handles of a lane; the org was made with its destination.
-    #[expect(clippy::expect_used, reason = "a lane asks for its own handles, and lanes are made from the same list")]
+    #[expect(
+        clippy::expect_used,
+        reason = "a lane asks for its own handles, and lanes are made from the same list"
+    )]
     pub fn lane(&self, destination: DestinationName) -> &LaneMetrics {
         self.lanes.get(&destination).expect("the destination is among the org's")
     }
@@ -379,8 +379,13 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    pub const ALL: [Delivery; 5] =
-        [Delivery::Acknowledged, Delivery::Ambiguous, Delivery::Throttled, Delivery::Refused, Delivery::Failed];
+    pub const ALL: [Delivery; 5] = [
+        Delivery::Acknowledged,
+        Delivery::Ambiguous,
+        Delivery::Throttled,
+        Delivery::Refused,
+        Delivery::Failed,
+    ];
 
     pub fn as_str(self) -> &'static str {
         DELIVERY_OUTCOMES[self as usize]

@@ -40,7 +40,8 @@ macro_rules! family {
             #[expect(clippy::expect_used, reason = "the table is constant, and a test registers it")]
             fn define(registry: &Registry, definition: &Definition) -> Self {
                 let options = $options(definition);
-                let family = <$kind>::new(options, definition.labels).expect("names and labels are well formed");
+                let family =
+                    <$kind>::new(options, definition.labels).expect("names and labels are well formed");
                 register(registry, Box::new(family.clone()));
                 family
             }
