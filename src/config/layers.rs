@@ -342,7 +342,7 @@ impl View {
             }
             Some(Origin::Default(name)) => {
                 let value = find_text(&self.layers, key);
-                Mistake::new(*name, text).at_value(&key.join("."), &value)
+                Mistake::new(format!("{} ({name})", self.home_text()), text).at_value(&key.join("."), &value)
             }
             None => Mistake::new(self.home_text(), text),
         }
