@@ -6,7 +6,7 @@
 mod check;
 mod config;
 mod run;
-mod status;
+pub mod status;
 #[cfg(test)]
 mod tests;
 

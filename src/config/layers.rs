@@ -334,7 +334,10 @@ impl View {
                     return Mistake::new("environment", text);
                 };
                 let mistake = Mistake::new("environment", text);
-                if show && !is_secret(key) {
+                // A variable may set a whole table, and a table may hold a secret beside what is spoken of.
+                let item = key.split_last().filter(|(index, _)| index.parse::<usize>().is_ok());
+                let alone = variable.key == key || item.is_some_and(|(_, list)| variable.key == list);
+                if show && alone && !is_secret(key) {
                     mistake.at_value(&variable.name, &variable.text)
                 } else {
                     mistake.at_key(&variable.name)
