@@ -334,7 +334,10 @@ impl View {
                     return Mistake::new("environment", text);
                 };
                 let mistake = Mistake::new("environment", text);
-                if show && !is_secret(key) {
+                // A variable may set a whole table, and a table may hold a secret beside what is spoken of.
+                let item = key.split_last().filter(|(index, _)| index.parse::<usize>().is_ok());
+                let alone = variable.key == key || item.is_some_and(|(_, list)| variable.key == list);
+                if show && alone && !is_secret(key) {
                     mistake.at_value(&variable.name, &variable.text)
                 } else {
                     mistake.at_key(&variable.name)
@@ -342,7 +345,7 @@ impl View {
             }
             Some(Origin::Default(name)) => {
                 let value = find_text(&self.layers, key);
-                Mistake::new(*name, text).at_value(&key.join("."), &value)
+                Mistake::new(format!("{} ({name})", self.home_text()), text).at_value(&key.join("."), &value)
             }
             None => Mistake::new(self.home_text(), text),
         }

@@ -367,10 +367,22 @@ fn no_value_that_may_be_a_secret_is_printed() {
     for (name, value) in [
         ("PAF_SOURCE__TOKEN", CANARY),
         ("PAF_TOKEN", CANARY),
+        ("PAF_SOURCE", r#"{token={file="/x",value="pul-canary"},poll_interval="0s",rescan_after=["0"]}"#),
         ("PAF_SOURCE__API_URL", "https://a:pul-canary@b"),
     ] {
         let mistakes = acme("").variable(name, value).mistakes();
         assert!(mistakes.contains(name) && !mistakes.contains(CANARY), "{mistakes}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_written_is_loaded_or_refused(at in 0..SENTINEL.len(), cut in 0..40_usize, put in "\\PC{0,12}|[\\[\\]{}=.\"'\n0-9a-z_]{0,12}") {
+        let until = (at + cut).min(SENTINEL.len());
+        let text = format!("{}{put}{}", &SENTINEL[..at], &SENTINEL[until..]);
+        if let Err(invalid) = Written::new("").org("acme", &text).load() {
+            assert!(!invalid.mistakes.is_empty(), "{text}");
+        }
     }
 }
 
