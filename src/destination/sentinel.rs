@@ -1,1 +1,2 @@
-//! placeholder
+//! Microsoft Sentinel, through Azure's Logs Ingestion API.
+pub mod rows;
