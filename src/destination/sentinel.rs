@@ -84,6 +84,8 @@ struct Hand {
     again: Vec<Refusal>,
     /// Refused for good.
     refused: Vec<Refusal>,
+    /// The last try in which a row was accepted.
+    accepted_in: u64,
     receipt: Receipt,
 }
 
@@ -189,15 +191,13 @@ impl Sentinel {
                 }
                 Sent::Refused { status, cause, detail } => {
                     self.hand.pending.pop();
-                    let reason = if status == 413 { QuarantineReason::TooLarge } else { QuarantineReason::Refused };
+                    let reason =
+                        if status == 413 { QuarantineReason::TooLarge } else { QuarantineReason::Refused };
                     let index = piece.run.start;
                     let at = RowId { chunk: chunk.number, row: rows.line(index) };
                     let key = rows.key(index).to_owned();
                     let refusal = Refusal { at, key, reason, detail, provisional: true };
-                    self.provisional.push(Provisional { refusal, tried: self.tries });
-                    if self.provisional.len() >= REFUSED_IN_A_ROW {
-                        return Err(self.refuses_everything(&cause));
-                    }
+                    self.refused(refusal, &cause)?;
                 }
             }
         }
@@ -239,11 +239,19 @@ impl Sentinel {
 
     /// Takes one row off the pending ones.
     fn take_out(&mut self, index: usize) {
-        let Some(place) = self.hand.pending.iter().position(|piece| piece.run.contains(&index)) else { return };
+        let Some(place) = self.hand.pending.iter().position(|piece| piece.run.contains(&index)) else {
+            return;
+        };
         let run = self.hand.pending[place].run.clone();
         let parts = [index + 1..run.end, run.start..index];
         let rest = parts.into_iter().filter(|part| !part.is_empty()).map(Piece::whole);
         self.hand.pending.splice(place..=place, rest);
+    }
+
+    /// A row is refused, provisionally; with the last of [`REFUSED_IN_A_ROW`] the lane pauses.
+    fn refused(&mut self, refusal: Refusal, cause: &str) -> Result<(), Answer> {
+        self.provisional.push(Provisional { refusal, tried: self.tries });
+        if self.provisional.len() < REFUSED_IN_A_ROW { Ok(()) } else { Err(self.refuses_everything(cause)) }
     }
 
     /// Some rows are accepted. Those refused before them in this try are refused for good; those refused at another time are sent
@@ -254,6 +262,7 @@ impl Sentinel {
         receipt.reference = reference;
         receipt.rows = receipt.rows.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
         receipt.bytes += bytes;
+        self.hand.accepted_in = self.tries;
         for Provisional { refusal, tried } in std::mem::take(&mut self.provisional) {
             if tried == self.tries {
                 self.refused_for_good(refusal);
@@ -285,7 +294,11 @@ impl Sentinel {
                     self.released(refusal.at, chunk);
                     self.accepted(1, status, reference, bytes);
                 }
-                // The chunk is no longer in the journal, or the row is refused beside accepted ones.
+                Some(Sent::Refused { cause, .. }) if self.hand.accepted_in != self.tries => {
+                    // Nothing was accepted in this try: perhaps it is the configuration again.
+                    self.refused(refusal, &cause)?;
+                }
+                // The row is refused beside accepted ones, or its chunk is no longer in the journal.
                 None | Some(Sent::Refused { .. }) => self.refused_for_good(refusal),
             }
         }
@@ -302,6 +315,7 @@ impl Sentinel {
     /// Returns when one was accepted.
     async fn probe(&mut self, chunk: &Chunk, rows: &Rows, backlog: &dyn Backlog) -> Result<(), Answer> {
         let mut cause = "no refused row is left to ask with".to_owned();
+        let mut refused_again = None;
         let asked: Vec<RowId> = self.provisional.iter().map(|provisional| provisional.refusal.at).collect();
         for at in asked {
             let Some(body) = self.row_alone(at, chunk, rows, backlog).await? else { continue };
@@ -312,11 +326,14 @@ impl Sentinel {
                     self.accepted(1, status, reference, bytes);
                     return Ok(());
                 }
-                Sent::Refused { cause: refused, .. } => cause = refused,
+                Sent::Refused { cause: refused, .. } => {
+                    cause = refused;
+                    refused_again = Some(at);
+                }
             }
             break;
         }
-        let other = self.other_row(chunk, rows, backlog).await?;
+        let other = self.other_row(chunk, backlog).await?;
         self.probes += 1;
         let Some(other) = other else { return Err(self.refuses_everything(&cause)) };
         let body = match &other {
@@ -335,9 +352,11 @@ impl Sentinel {
                         0
                     }
                 };
-                // The oldest was refused beside an accepted one: these are the rows' own fault.
-                for provisional in std::mem::take(&mut self.provisional) {
-                    self.refused_for_good(provisional.refusal);
+                // The oldest was refused beside an accepted one: that is its own fault.
+                for provisional in &mut self.provisional {
+                    if Some(provisional.refusal.at) == refused_again {
+                        provisional.tried = self.tries;
+                    }
                 }
                 self.accepted(accepted, status, reference, bytes);
                 Ok(())
@@ -347,7 +366,7 @@ impl Sentinel {
     }
 
     /// A row that is neither refused nor sent: of this chunk, else of one after it; another one each time.
-    async fn other_row(&self, chunk: &Chunk, rows: &Rows, backlog: &dyn Backlog) -> Result<Option<Other>, Answer> {
+    async fn other_row(&self, chunk: &Chunk, backlog: &dyn Backlog) -> Result<Option<Other>, Answer> {
         let pending: Vec<usize> = self.hand.pending.iter().flat_map(|piece| piece.run.clone()).collect();
         if !pending.is_empty() {
             return Ok(Some(Other::Pending(pending[self.probes % pending.len()])));
@@ -363,8 +382,6 @@ impl Sentinel {
             }
             number = next.number;
         }
-        // Nothing but the rows of this chunk is there, and all of them are refused.
-        debug_assert!(rows.len() >= self.hand.pending.len());
         Ok(None)
     }
 
@@ -387,7 +404,9 @@ impl Sentinel {
     fn refuses_everything(&self, cause: &str) -> Answer {
         Answer::Paused(Problem {
             reason: PauseReason::Configuration,
-            cause: format!("{REFUSED_IN_A_ROW} rows were refused one after the other, each standing alone: {cause}"),
+            cause: format!(
+                "{REFUSED_IN_A_ROW} rows were refused one after the other, each standing alone: {cause}"
+            ),
             remedy: format!(
                 "compare {} with the columns this forwarder sends; nothing is lost: once a row is accepted, the refused ones are sent again",
                 self.client.target()
@@ -419,7 +438,8 @@ impl Sentinel {
             let token = match self.credential.token().await {
                 Ok(token) => token,
                 Err(none) => {
-                    if matches!(&none, NoToken::Refused(problem) if problem.reason == PauseReason::Credentials) {
+                    if matches!(&none, NoToken::Refused(problem) if problem.reason == PauseReason::Credentials)
+                    {
                         self.refused_secret = Some(self.credential.last_secret());
                     }
                     return Err(none.into());
@@ -481,12 +501,15 @@ impl Destination for Sentinel {
         let unreachable = |cause: String| Problem {
             reason: PauseReason::Configuration,
             cause,
-            remedy: "try again; if it stays so, check `endpoint`, `authority`, the network and any proxy".into(),
+            remedy: "try again; if it stays so, check `endpoint`, `authority`, the network and any proxy"
+                .into(),
         };
         match self.send(NO_ROWS).await {
             Ok(Sent::Accepted { .. }) => Ok(accepts),
             // Reachable and permitted; only the empty question is not taken.
-            Ok(Sent::Refused { cause, .. }) => Ok(format!("{accepts} (as far as an empty array shows: {cause})")),
+            Ok(Sent::Refused { cause, .. }) => {
+                Ok(format!("{accepts} (as far as an empty array shows: {cause})"))
+            }
             Err(Answer::Paused(problem)) => Err(problem),
             Err(Answer::Ambiguous(cause) | Answer::Throttled { cause, .. }) => Err(unreachable(cause)),
             Err(Answer::Durable(_)) => Ok(accepts),

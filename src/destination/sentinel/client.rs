@@ -49,7 +49,9 @@ pub enum Verdict {
         bytes: u64,
     },
     /// 401: the token is not taken.
-    Unauthorized { cause: String },
+    Unauthorized {
+        cause: String,
+    },
     /// 400 or 413: perhaps a row's fault.
     Refused {
         status: u16,
@@ -60,7 +62,10 @@ pub enum Verdict {
     },
     /// Perhaps taken, perhaps not.
     Ambiguous(String),
-    Throttled { wait: Option<Duration>, cause: String },
+    Throttled {
+        wait: Option<Duration>,
+        cause: String,
+    },
     Paused(Problem),
 }
 
@@ -110,7 +115,9 @@ impl Client {
     /// Sends one plain body, compressed, once.
     pub async fn post(&self, token: &Secret, plain: &[u8]) -> Verdict {
         let Ok(mut authorization) = HeaderValue::from_str(&format!("Bearer {}", token.expose())) else {
-            return Verdict::Unauthorized { cause: "the access token is not text that a header can hold".into() };
+            return Verdict::Unauthorized {
+                cause: "the access token is not text that a header can hold".into(),
+            };
         };
         authorization.set_sensitive(true);
         let mut headers = HeaderMap::new();
@@ -232,7 +239,10 @@ impl Words {
         }
         let clean = |text: &str| {
             let text = text.replace(token.expose(), "[REDACTED]");
-            text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_CHARACTERS_MAX).collect::<String>()
+            text.chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .take(WORDS_CHARACTERS_MAX)
+                .collect::<String>()
         };
         let error = serde_json::from_slice::<Body<'_>>(&response.body).ok().and_then(|body| body.error);
         let (code, message) = error.map_or((None, None), |error| (error.code, error.message));
@@ -262,7 +272,9 @@ impl Words {
 }
 
 fn is_html(response: &Response) -> bool {
-    response.header("content-type").is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
+    response
+        .header("content-type")
+        .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
 }
 
 /// The wait that an answer asks for: seconds or an HTTP date, at most an hour. Azure puts `Retry-After: 0` on every answer, so zero,
@@ -292,7 +304,9 @@ fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte))
+            }
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -309,6 +323,7 @@ mod tests {
     use async_trait::async_trait;
     use bytes::Bytes;
 
+    use super::super::tests::unpacked;
     use super::*;
 
     const NOW: Second = Second(784_111_777);
@@ -362,7 +377,7 @@ mod tests {
         assert_eq!(request.headers["content-type"], "application/json");
         assert!(request.headers["authorization"].is_sensitive());
         assert_eq!(request.headers["x-ms-client-request-id"].len(), 36);
-        assert_eq!(crate::http::decoded(request.body, 100).unwrap(), "[{}]");
+        assert_eq!(unpacked(&request.body), b"[{}]");
         assert!(!format!("{:?}", request.headers).contains("canary"));
     }
 
@@ -372,7 +387,10 @@ mod tests {
             assert!(matches!(verdict(status, &[("retry-after", "0")], "").await, Verdict::Accepted { .. }));
         }
         for status in [408, 500, 502, 503, 504] {
-            assert!(matches!(verdict(status, &[("retry-after", "0")], "<html>").await, Verdict::Ambiguous(_)));
+            assert!(matches!(
+                verdict(status, &[("retry-after", "0")], "<html>").await,
+                Verdict::Ambiguous(_)
+            ));
         }
         for status in [301, 307, 405, 407, 410, 418, 451, 201, 101] {
             let Verdict::Paused(problem) = verdict(status, &[], "").await else { panic!("{status}") };
@@ -385,13 +403,22 @@ mod tests {
             verdict(429, &[("retry-after", "7")], "").await,
             Verdict::Throttled { wait: Some(Duration::from_secs(7)), cause: "Azure answered 429".into() }
         );
-        assert!(matches!(verdict(429, &[("retry-after", "0")], "").await, Verdict::Throttled { wait: None, .. }));
-        assert!(matches!(verdict(503, &[("retry-after", "9")], "").await, Verdict::Throttled { wait: Some(_), .. }));
+        assert!(matches!(
+            verdict(429, &[("retry-after", "0")], "").await,
+            Verdict::Throttled { wait: None, .. }
+        ));
+        assert!(matches!(
+            verdict(503, &[("retry-after", "9")], "").await,
+            Verdict::Throttled { wait: Some(_), .. }
+        ));
     }
 
     #[tokio::test]
     async fn a_success_that_is_not_azures_is_not_believed() {
-        assert!(matches!(verdict(200, &[("content-type", "Text/HTML")], "<html>").await, Verdict::Ambiguous(_)));
+        assert!(matches!(
+            verdict(200, &[("content-type", "Text/HTML")], "<html>").await,
+            Verdict::Ambiguous(_)
+        ));
         let error = r#"{"error":{"code":"Oops"}}"#;
         assert!(matches!(verdict(200, &[], error).await, Verdict::Ambiguous(_)));
     }
@@ -439,7 +466,9 @@ mod tests {
 
     #[test]
     fn a_wait_is_seconds_or_a_date_and_never_longer_than_an_hour() {
-        let wait = |text: &str| retry_after(&response(429, &[("retry-after", text)], ""), NOW).map(|wait| wait.as_secs());
+        let wait = |text: &str| {
+            retry_after(&response(429, &[("retry-after", text)], ""), NOW).map(|wait| wait.as_secs())
+        };
         for (text, expected) in [
             ("7", Some(7)),
             ("0", None),
@@ -457,7 +486,8 @@ mod tests {
         ] {
             assert_eq!(wait(text), expected, "{text}");
         }
-        let dated = [("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), ("date", "Sun, 06 Nov 1994 08:50:00 GMT")];
+        let dated =
+            [("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), ("date", "Sun, 06 Nov 1994 08:50:00 GMT")];
         assert_eq!(retry_after(&response(429, &dated, ""), NOW), Some(Duration::from_secs(7)));
     }
 }

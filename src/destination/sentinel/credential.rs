@@ -71,7 +71,10 @@ impl fmt::Debug for Token {
 pub enum NoToken {
     /// The service did not answer, or not as it should: ask again later.
     Failed(String),
-    Throttled { wait: Option<Duration>, cause: String },
+    Throttled {
+        wait: Option<Duration>,
+        cause: String,
+    },
     /// A person has to act.
     Refused(Problem),
 }
@@ -213,7 +216,10 @@ impl Credential {
             Ok(secret) => self.entra.fetch(&secret).await,
             Err(error) => Err(self.entra.refused(
                 error.to_string(),
-                format!("put the client secret of app {} into {}", self.entra.client_id, self.entra.secret.place),
+                format!(
+                    "put the client secret of app {} into {}",
+                    self.entra.client_id, self.entra.secret.place
+                ),
             )),
         };
         let mut state = self.state();
@@ -255,12 +261,19 @@ type CredentialKey = (String, String, AzureIdentity, Option<PathBuf>);
 
 impl Credentials {
     /// The credential for these settings. `transport` is used when it has to be made.
-    pub fn get(&self, settings: &SentinelSettings, transport: Arc<dyn Transport>, clock: &Clock) -> Arc<Credential> {
+    pub fn get(
+        &self,
+        settings: &SentinelSettings,
+        transport: Arc<dyn Transport>,
+        clock: &Clock,
+    ) -> Arc<Credential> {
         let SentinelSettings { authority, scope, identity, ca_file, .. } = settings;
         let key = (authority.clone(), scope.clone(), identity.clone(), ca_file.clone());
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(_, credential)| credential.strong_count() > 0);
-        if let Some(credential) = known.iter().find(|(other, _)| *other == key).and_then(|(_, weak)| weak.upgrade()) {
+        if let Some(credential) =
+            known.iter().find(|(other, _)| *other == key).and_then(|(_, weak)| weak.upgrade())
+        {
             return credential;
         }
         let credential = Credential::new(settings, transport, clock.clone());
@@ -349,12 +362,16 @@ impl Entra {
                 None => NoToken::Failed(cause),
             },
             200..=299 | 408 | 500..=599 => NoToken::Failed(cause),
-            400..=499 if error.codes.iter().any(|code| TRANSIENT_CODES.contains(code)) => NoToken::Failed(cause),
+            400..=499 if error.codes.iter().any(|code| TRANSIENT_CODES.contains(code)) => {
+                NoToken::Failed(cause)
+            }
             400 | 401 | 403 if error.name.is_some() => self.refused(cause, self.remedy(&error.codes)),
             _ => NoToken::Refused(Problem {
                 reason: PauseReason::Configuration,
                 cause,
-                remedy: format!("check `authority` ({authority}) and any proxy before it: this is not the answer of a token service"),
+                remedy: format!(
+                    "check `authority` ({authority}) and any proxy before it: this is not the answer of a token service"
+                ),
             }),
         }
     }
@@ -364,14 +381,24 @@ impl Entra {
         let place = &self.secret.place;
         match codes.first() {
             Some(7_000_215) => {
-                format!("put the value (not the id) of a client secret of app {client_id}, tenant {tenant_id}, into {place}")
+                format!(
+                    "put the value (not the id) of a client secret of app {client_id}, tenant {tenant_id}, into {place}"
+                )
             }
             Some(7_000_222) => {
-                format!("the client secret has expired: make a new one for app {client_id}, tenant {tenant_id}, and put its value into {place}")
+                format!(
+                    "the client secret has expired: make a new one for app {client_id}, tenant {tenant_id}, and put its value into {place}"
+                )
             }
-            Some(700_016) => format!("there is no app {client_id} in tenant {tenant_id}: correct `client_id` or `tenant_id`"),
-            Some(90_002 | 900_023) => format!("there is no tenant {tenant_id} in this cloud: correct `tenant_id` or `cloud`"),
-            Some(70_011 | 500_011) => format!("scope {scope} is not known in tenant {tenant_id}: correct `cloud` or `scope`"),
+            Some(700_016) => format!(
+                "there is no app {client_id} in tenant {tenant_id}: correct `client_id` or `tenant_id`"
+            ),
+            Some(90_002 | 900_023) => {
+                format!("there is no tenant {tenant_id} in this cloud: correct `tenant_id` or `cloud`")
+            }
+            Some(70_011 | 500_011) => {
+                format!("scope {scope} is not known in tenant {tenant_id}: correct `cloud` or `scope`")
+            }
             _ => format!("check app {client_id} in tenant {tenant_id}, and its client secret in {place}"),
         }
     }
@@ -442,13 +469,17 @@ impl fmt::Debug for Wire {
 #[async_trait]
 impl HttpClient for Wire {
     async fn execute_request(&self, request: &AzureRequest) -> azure_core::Result<AsyncRawResponse> {
-        let unusable = |what: &str| azure_core::Error::with_message(ErrorKind::DataConversion, what.to_owned());
+        let unusable =
+            |what: &str| azure_core::Error::with_message(ErrorKind::DataConversion, what.to_owned());
         let mut headers = HeaderMap::new();
         for (name, value) in request.headers().iter() {
             let name = HeaderName::from_str(name.as_str()).map_err(|_| unusable("header name"))?;
             // The transport measures the body itself.
             if name != http::header::CONTENT_LENGTH {
-                headers.insert(name, HeaderValue::from_str(value.as_str()).map_err(|_| unusable("header value"))?);
+                headers.insert(
+                    name,
+                    HeaderValue::from_str(value.as_str()).map_err(|_| unusable("header value"))?,
+                );
             }
         }
         let Body::Bytes(body) = request.body().clone() else { return Err(unusable("body")) };
@@ -472,5 +503,229 @@ impl HttpClient for Wire {
             }
             Err(failure) => Err(azure_core::Error::with_message(ErrorKind::Io, failure.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Entra as Service, TOKEN_SECONDS, secret_file, settings};
+    use super::*;
+    use crate::clock::Second;
+
+    struct Bench {
+        service: Arc<Service>,
+        credential: Arc<Credential>,
+        secret: tempfile::NamedTempFile,
+    }
+
+    fn bench() -> Bench {
+        let secret = secret_file("canary-secret");
+        let service = Arc::<Service>::default();
+        let transport = Arc::clone(&service) as Arc<dyn Transport>;
+        let credential =
+            Credential::new(&settings(secret.path()), transport, Clock::simulated(Second(1_795_256_100)));
+        Bench { service, credential, secret }
+    }
+
+    impl Bench {
+        fn asked(&self) -> u32 {
+            *self.service.asked.lock().unwrap()
+        }
+
+        async fn token(&self) -> Result<String, NoToken> {
+            self.credential.token().await.map(|token| token.secret().expose().to_owned())
+        }
+
+        async fn answers(&self, status: u16, body: &str) -> NoToken {
+            self.service.script.lock().unwrap().push_back(Ok((status, body.to_owned())));
+            self.token().await.unwrap_err()
+        }
+    }
+
+    /// Lets the background fetch run.
+    async fn pass(seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_token_request_is_the_documented_one() {
+        let bench = bench();
+        assert_eq!(bench.token().await.unwrap(), "token-1");
+        let bodies = bench.service.bodies.lock().unwrap();
+        let (url, body) = &bodies[0];
+        assert_eq!(url, "https://login.example/tenant-1/oauth2/v2.0/token");
+        assert_eq!(
+            body,
+            "client_id=client-1&client_secret=canary-secret&grant_type=client_credentials&scope=https%3A%2F%2Fmonitor.azure.com%2F.default"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loopback_authority_may_be_plain() {
+        let secret = secret_file("s");
+        let service = Arc::<Service>::default();
+        let settings =
+            SentinelSettings { authority: "http://127.0.0.1:8080".into(), ..settings(secret.path()) };
+        let transport = Arc::clone(&service) as Arc<dyn Transport>;
+        Credential::new(&settings, transport, Clock::simulated(Second(0))).token().await.unwrap();
+        assert_eq!(service.bodies.lock().unwrap()[0].0, "http://127.0.0.1:8080/tenant-1/oauth2/v2.0/token");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_service_that_is_down_for_most_of_a_tokens_life_costs_nothing() {
+        let bench = bench();
+        assert_eq!(bench.token().await.unwrap(), "token-1");
+        pass(TOKEN_SECONDS / 2 - 60).await;
+        assert_eq!(bench.token().await.unwrap(), "token-1");
+        pass(10).await;
+        assert_eq!(bench.asked(), 1, "not before half of its life is over");
+        *bench.service.down.lock().unwrap() = true;
+        for _ in 0..(TOKEN_SECONDS / 2 - 60) / 5 {
+            pass(5).await;
+            assert_eq!(bench.token().await.unwrap(), "token-1");
+        }
+        assert!((10..=60).contains(&bench.asked()), "{} tries, not one a request", bench.asked());
+        *bench.service.down.lock().unwrap() = false;
+        pass(30).await;
+        bench.token().await.unwrap();
+        pass(1).await;
+        assert_ne!(
+            bench.token().await.unwrap(),
+            "token-1",
+            "fetched in the background before the old one ended"
+        );
+        assert_eq!(bench.credential.figures().refreshed, 2);
+        assert!(bench.credential.figures().failed > 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_ask_and_one_fetches() {
+        let bench = bench();
+        let ask = || {
+            let credential = Arc::clone(&bench.credential);
+            tokio::spawn(
+                async move { credential.token().await.map(|token| token.secret().expose().to_owned()) },
+            )
+        };
+        let tasks: Vec<_> = (0..50).map(|_| ask()).collect();
+        for task in tasks {
+            assert_eq!(task.await.unwrap().unwrap(), "token-1");
+        }
+        assert_eq!(bench.asked(), 1);
+
+        bench.credential.reject(&bench.credential.token().await.unwrap());
+        *bench.service.down.lock().unwrap() = true;
+        let tasks: Vec<_> = (0..50).map(|_| ask()).collect();
+        for task in tasks {
+            assert!(matches!(task.await.unwrap(), Err(NoToken::Failed(_))));
+        }
+        assert_eq!(bench.asked(), 2, "those who waited share the failure");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_was_replaced_cannot_be_rejected_again() {
+        let bench = bench();
+        let old = bench.credential.token().await.unwrap();
+        bench.credential.reject(&old);
+        assert_eq!(bench.token().await.unwrap(), "token-2");
+        bench.credential.reject(&old);
+        assert_eq!(bench.token().await.unwrap(), "token-2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_refusal_names_what_to_change_and_none_repeats_the_secret() {
+        let bench = bench();
+        let place = bench.secret.path().display().to_string();
+        for (status, code, part) in [
+            (401, 7_000_215, place.as_str()),
+            (401, 7_000_222, "expired"),
+            (400, 700_016, "client_id"),
+            (400, 90_002, "tenant_id"),
+            (400, 70_011, "scope"),
+            (403, 1, "client-1"),
+        ] {
+            let body = format!(
+                r#"{{"error":"invalid_client","error_description":"AADSTS{code}: canary-secret","error_codes":[{code}]}}"#
+            );
+            let NoToken::Refused(problem) = bench.answers(status, &body).await else { panic!("{code}") };
+            assert_eq!(problem.reason, PauseReason::Credentials);
+            assert!(problem.remedy.contains(part), "{}", problem.remedy);
+            assert!(problem.cause.contains(&format!("AADSTS{code}")));
+            assert!(!format!("{problem:?}").contains("canary"));
+        }
+        let NoToken::Refused(problem) = bench.answers(400, r#"{"error":"canary secret"}"#).await else {
+            panic!()
+        };
+        assert!(!problem.cause.contains("canary"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passes_by_itself_is_not_a_refusal() {
+        let bench = bench();
+        for (status, body) in [
+            (200, r#"{"token_type":"Bearer","expires_in":3599,"access_token":""}"#),
+            (200, r#"{"error":"invalid_client"}"#),
+            (200, "<html>"),
+            (200, ""),
+            (408, ""),
+            (500, "{}"),
+            (503, "<html>"),
+            (400, r#"{"error":"temporarily_unavailable","error_codes":[90033]}"#),
+        ] {
+            let answer = bench.answers(status, body).await;
+            assert!(matches!(answer, NoToken::Failed(_)), "{status} {body}: {answer:?}");
+        }
+        assert!(matches!(bench.answers(429, "").await, NoToken::Throttled { wait: None, .. }));
+        for (status, body) in [(302, ""), (400, "<html>"), (404, ""), (407, "")] {
+            let NoToken::Refused(problem) = bench.answers(status, body).await else { panic!("{status}") };
+            assert_eq!(problem.reason, PauseReason::Configuration);
+        }
+        bench.service.script.lock().unwrap().push_back(Err(Failure::Untrusted("x".into())));
+        assert!(matches!(bench.token().await, Err(NoToken::Refused(_))));
+        assert!(bench.token().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_without_a_life_serves_once() {
+        let bench = bench();
+        let body = r#"{"token_type":"Bearer","access_token":"short"}"#;
+        bench.service.script.lock().unwrap().push_back(Ok((200, body.into())));
+        assert_eq!(bench.token().await.unwrap(), "short");
+        assert_eq!(bench.token().await.unwrap(), "token-2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unreadable_secret_is_a_refusal_and_is_read_again() {
+        let bench = bench();
+        std::fs::write(bench.secret.path(), "").unwrap();
+        let NoToken::Refused(problem) = bench.token().await.unwrap_err() else { panic!() };
+        assert_eq!(problem.reason, PauseReason::Credentials);
+        assert_eq!(bench.credential.last_secret(), None);
+        std::fs::write(bench.secret.path(), "another").unwrap();
+        assert!(bench.token().await.is_ok());
+        assert_eq!(bench.credential.last_secret(), bench.credential.present_secret());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn orgs_with_one_identity_share_their_tokens() {
+        let secret = secret_file("s");
+        let credentials = Credentials::default();
+        let clock = Clock::simulated(Second(0));
+        let get = |settings: &SentinelSettings| {
+            credentials.get(settings, Arc::<Service>::default() as Arc<dyn Transport>, &clock)
+        };
+        let one = settings(secret.path());
+        let same = SentinelSettings { stream: "Custom-other".into(), ..one.clone() };
+        let other = SentinelSettings { scope: "https://monitor.azure.us/.default".into(), ..one.clone() };
+        let first = get(&one);
+        assert!(Arc::ptr_eq(&first, &get(&same)));
+        assert!(!Arc::ptr_eq(&first, &get(&other)));
+    }
+
+    #[test]
+    fn a_token_is_never_printed() {
+        let now = Instant::now();
+        let token = Token { secret: Secret::new("canary".into()), expires: now, refresh: now };
+        assert!(!format!("{token:?}").contains("canary"));
     }
 }
