@@ -1,1 +1,277 @@
-//! placeholder
+//! What every org and lane says of itself: the one place that turns a change of state into status, metrics and one log line.
+//!
+//! Collectors and lanes tell their [`Party`] what happened; `/api/status`, `/readyz` and the status page read it here. Nothing here
+//! decides what an org does, and nothing here is stored: after a restart everything is said again.
+//!
+//! *Why one place:* a pause that is logged and not shown, or shown and not counted, is a silent one for somebody.
+
+mod party;
+pub mod status;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::{Clock, Second};
+use crate::config::settings::OrgSettings;
+use crate::destination::DestinationName;
+use crate::event::OrgId;
+use crate::journal::Usage;
+use crate::metrics::{self, Metrics, OrgMetrics};
+
+pub use party::Party;
+use status::{ConfigStatus, CoverageStatus, Moment, OrgStatus, SourceStatus, State, Status};
+
+/// The reports of all orgs. Cloning is cheap.
+#[derive(Clone)]
+pub struct Reports(Arc<Inner>);
+
+struct Inner {
+    metrics: Metrics,
+    clock: Clock,
+    version: String,
+    state_open: AtomicBool,
+    config: Mutex<Option<ConfigStatus>>,
+    orgs: Mutex<BTreeMap<OrgId, Entry>>,
+}
+
+enum Entry {
+    Reporting(OrgReport),
+    /// No longer configured: its last status, marked so.
+    Retired(Box<OrgStatus>),
+}
+
+impl Reports {
+    pub fn new(metrics: Metrics, clock: Clock) -> Reports {
+        Reports(Arc::new(Inner {
+            metrics,
+            clock,
+            version: env!("CARGO_PKG_VERSION").into(),
+            state_open: AtomicBool::new(false),
+            config: Mutex::default(),
+            orgs: Mutex::default(),
+        }))
+    }
+
+    /// The report of an org that starts, or starts again after its settings changed: what it and its remaining lanes last said of
+    /// themselves stays, so that a pause that outlives a reload keeps its age and is not logged twice. The org's tasks of before have
+    /// ended.
+    pub fn org(&self, settings: &OrgSettings) -> OrgReport {
+        let destinations = settings.destinations();
+        let metrics = self.0.metrics.org(&settings.id, &destinations);
+        let mut orgs = lock(&self.0.orgs);
+        let before = match orgs.get(&settings.id) {
+            Some(Entry::Reporting(report)) => Some(report),
+            _ => None,
+        };
+        let party = |destination: Option<DestinationName>| {
+            let known = before.and_then(|report| match destination {
+                None => Some(report.source().clone()),
+                Some(name) => report.0.lanes.get(&name).cloned(),
+            });
+            known.unwrap_or_else(|| {
+                Party::new(&settings.id, destination, self.0.clock.clone(), Arc::clone(&metrics))
+            })
+        };
+        let report = OrgReport(Arc::new(Org {
+            id: settings.id.clone(),
+            org: settings.org.clone(),
+            source: party(None),
+            lanes: destinations.iter().map(|name| (*name, party(Some(*name)))).collect(),
+            figures: Mutex::new(before.map(|report| *lock(&report.0.figures)).unwrap_or_default()),
+            swept: AtomicBool::new(before.is_some_and(|report| report.0.swept.load(Ordering::Acquire))),
+            metrics,
+        }));
+        orgs.insert(settings.id.clone(), Entry::Reporting(report.clone()));
+        report
+    }
+
+    /// An org is no longer configured: its series vanish, its status stays as it was, marked `retired`. Also for an org that only
+    /// the journal knows.
+    pub fn retire(&self, id: &OrgId) {
+        let mut orgs = lock(&self.0.orgs);
+        let mut last = match orgs.get(id) {
+            Some(Entry::Reporting(report)) => report.status(),
+            Some(Entry::Retired(_)) => return,
+            None => OrgStatus {
+                id: id.clone(),
+                org: String::new(),
+                state: State::Retired,
+                start: None,
+                cursor: None,
+                tip: None,
+                coverage: CoverageStatus::default(),
+                source: SourceStatus { state: State::Retired, reason: None, since: None, remedy: None },
+                lanes: Vec::new(),
+            },
+        };
+        let since = Some(Moment(self.0.clock.now()));
+        last.state = State::Retired;
+        last.source = SourceStatus { state: State::Retired, reason: None, since, remedy: None };
+        for lane in &mut last.lanes {
+            (lane.state, lane.reason, lane.since, lane.remedy) = (State::Retired, None, since, None);
+        }
+        orgs.insert(id.clone(), Entry::Retired(Box::new(last)));
+        self.0.metrics.remove_org(id);
+    }
+
+    /// A configuration was put in force (`ok`), or refused for `error` while the one before stays.
+    pub fn set_config(&self, ok: bool, error: Option<String>) {
+        let now = self.0.clock.now();
+        self.0.metrics.set_config(ok, now);
+        *lock(&self.0.config) = Some(ConfigStatus { ok, since: Some(Moment(now)), error });
+    }
+
+    /// The state directory is open and every configured org has its report.
+    pub fn set_state_open(&self) {
+        self.0.state_open.store(true, Ordering::Release);
+    }
+
+    /// What the daemon still lacks to be ready; empty when it is. Configuration loaded, state open, every org's first sweep ended,
+    /// paused included. A configuration that was refused later does not count: the one before is in force.
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if lock(&self.0.config).is_none() {
+            missing.push("configuration not loaded".to_owned());
+        }
+        if !self.0.state_open.load(Ordering::Acquire) {
+            missing.push("state not open".to_owned());
+        }
+        for entry in lock(&self.0.orgs).values() {
+            if let Entry::Reporting(report) = entry
+                && !report.first_sweep_has_ended()
+            {
+                missing.push(format!("first sweep of {} has not ended", report.id()));
+            }
+        }
+        missing
+    }
+
+    pub fn status(&self) -> Status {
+        let orgs = lock(&self.0.orgs)
+            .values()
+            .map(|entry| match entry {
+                Entry::Reporting(report) => report.status(),
+                Entry::Retired(last) => last.as_ref().clone(),
+            })
+            .collect();
+        let config = lock(&self.0.config).clone();
+        Status {
+            version: self.0.version.clone(),
+            orgs,
+            config: config.unwrap_or(ConfigStatus { ok: false, since: None, error: None }),
+        }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+}
+
+/// What one org says of itself. Cloning is cheap.
+#[derive(Clone)]
+pub struct OrgReport(Arc<Org>);
+
+struct Org {
+    id: OrgId,
+    org: String,
+    metrics: Arc<OrgMetrics>,
+    source: Party,
+    lanes: BTreeMap<DestinationName, Party>,
+    figures: Mutex<CoverageFigures>,
+    swept: AtomicBool,
+}
+
+/// How far collection is, as of the last commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoverageFigures {
+    pub start: Option<Second>,
+    pub cursor: Option<Second>,
+    pub tip: Option<Second>,
+    pub holes_seconds: i64,
+    pub damaged_seconds: i64,
+    pub unsettled_seconds: i64,
+}
+
+impl OrgReport {
+    pub fn id(&self) -> &OrgId {
+        &self.0.id
+    }
+
+    /// Pulumi's name of the organization.
+    pub fn org(&self) -> &str {
+        &self.0.org
+    }
+
+    pub fn metrics(&self) -> &OrgMetrics {
+        &self.0.metrics
+    }
+
+    /// The side that reads from Pulumi.
+    pub fn source(&self) -> &Party {
+        &self.0.source
+    }
+
+    /// The side that delivers to a destination; the org's settings have it.
+    #[expect(
+        clippy::expect_used,
+        reason = "a lane asks for itself, and lanes are made from the same settings"
+    )]
+    pub fn lane(&self, destination: DestinationName) -> &Party {
+        self.0.lanes.get(&destination).expect("the destination is among the org's")
+    }
+
+    pub fn coverage(&self, figures: CoverageFigures) {
+        *lock(&self.0.figures) = figures;
+        let gauges = &self.0.metrics;
+        gauges.cursor.set(metrics::time(figures.cursor));
+        gauges.tip.set(metrics::time(figures.tip));
+        gauges.gap_seconds.set(figures.holes_seconds as f64);
+        gauges.damaged_seconds.set(figures.damaged_seconds as f64);
+        gauges.unsettled_seconds.set(figures.unsettled_seconds as f64);
+    }
+
+    pub fn journal(&self, usage: Usage) {
+        self.0.metrics.journal_chunks.set(metrics::figure(usage.chunks));
+        self.0.metrics.journal_bytes.set(metrics::figure(usage.bytes));
+    }
+
+    /// The first sweep of this process has ended, well or not.
+    pub fn first_sweep_ended(&self) {
+        self.0.swept.store(true, Ordering::Release);
+    }
+
+    fn first_sweep_has_ended(&self) -> bool {
+        self.0.swept.load(Ordering::Acquire) || self.0.source.is_paused()
+    }
+
+    fn status(&self) -> OrgStatus {
+        let figures = *lock(&self.0.figures);
+        let lanes: Vec<_> = self.0.lanes.iter().map(|(name, party)| party.lane_status(*name)).collect();
+        let source = self.0.source.source_status();
+        let state = lanes.iter().map(|lane| lane.state).fold(source.state, State::max);
+        OrgStatus {
+            id: self.0.id.clone(),
+            org: self.0.org.clone(),
+            state,
+            start: figures.start.map(Moment),
+            cursor: figures.cursor.map(Moment),
+            tip: figures.tip.map(Moment),
+            coverage: CoverageStatus {
+                holes: figures.holes_seconds,
+                damaged: figures.damaged_seconds,
+                unsettled: figures.unsettled_seconds,
+            },
+            source,
+            lanes,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

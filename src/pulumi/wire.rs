@@ -527,32 +527,19 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_is_pinned_by_a_vector() {
-        let event = event(PLAIN);
+    fn the_documented_vector_holds() {
+        // The page's Python block computes it without this code; continuous integration runs that block too.
+        let page = include_str!("../../docs/formats.md");
+        let json = page.lines().find(|line| line.starts_with("{\"timestamp\"")).unwrap();
+        let identity = event(json).identity;
+        let keys = [0, 1].map(|ordinal| crate::event::EventKey::new(&identity, ordinal));
         assert_eq!(
-            crate::event::EventKey::new(&event.identity, 0).as_str(),
-            crate::event::EventKey::new(&expected_identity(), 0).as_str()
+            crate::event::hex(&identity.0),
+            "1257d8a5067e4b76983d7d5738cb9bbc078bb976a8481bb3b104da81f0117a34"
         );
-        fn expected_identity() -> crate::event::Identity {
-            let mut bytes = b"pulumi-audit-forwarder/identity/v1\0".to_vec();
-            for value in [
-                "acme",
-                "1795250000",
-                "stack-deleted",
-                "Deleted stack \"a/b\"",
-                "203.0.113.7",
-                "",
-                "",
-                "",
-                "",
-                "",
-                "",
-            ] {
-                bytes.extend((value.len() as u32).to_be_bytes());
-                bytes.extend(value.as_bytes());
-            }
-            crate::event::Identity(Sha256::digest(bytes).into())
-        }
+        assert_eq!(keys[0].as_str(), "wyE101sN9kOyNW54QEkCPe-iReVygJOnJRoOEZC3KWk");
+        assert_eq!(keys[1].as_str(), "EzzRVXHY08axzVBJ04AzMVZXxGpS_FIfMs4TAnRU2PM");
+        assert!(page.contains(keys[1].as_str()) && page.contains(&crate::event::hex(&identity.0)));
     }
 
     #[test]

@@ -1,0 +1,239 @@
+//! A party: one side of an org that works, waits or is paused: its source, or one of its lanes.
+//!
+//! The one place that turns a change of state into status, gauges and one log line, so that the three never differ.
+//!
+//! A pause ends only with [`Party::ok`]. A probe that times out during a pause says nothing about what the person was asked to do;
+//! if it ended the pause, the log would fill with pauses that begin and end.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus::Gauge;
+use tracing::{debug, error, info, warn};
+
+use crate::clock::{Clock, Second};
+use crate::destination::{DestinationName, PauseReason, Problem, WaitReason};
+use crate::event::OrgId;
+use crate::journal::Outstanding;
+use crate::metrics::{self, OrgMetrics};
+
+use super::status::{LaneStatus, Moment, SourceStatus, State};
+
+/// A wait at least this long is worth a line when it ends.
+const WAIT_WORTH_A_LINE_SECONDS: i64 = 60;
+
+/// Cloning is cheap; all clones are the same party.
+#[derive(Clone)]
+pub struct Party(Arc<Inner>);
+
+struct Inner {
+    org: OrgId,
+    /// `None`: the source.
+    destination: Option<DestinationName>,
+    clock: Clock,
+    metrics: Arc<OrgMetrics>,
+    paused: [(PauseReason, Gauge); 5],
+    waiting: [(WaitReason, Gauge); 3],
+    now: Mutex<Now>,
+}
+
+#[derive(Default)]
+struct Now {
+    condition: Condition,
+    /// When the condition began.
+    since: Option<Second>,
+    checkpoint: Option<u64>,
+    delivered_until: Option<Second>,
+    outstanding: Outstanding,
+}
+
+#[derive(Clone, Default, PartialEq, Eq)]
+enum Condition {
+    #[default]
+    Ok,
+    Waiting(WaitReason),
+    Paused(Problem),
+}
+
+impl Party {
+    pub(super) fn new(
+        org: &OrgId,
+        destination: Option<DestinationName>,
+        clock: Clock,
+        metrics: Arc<OrgMetrics>,
+    ) -> Party {
+        let name = destination.map_or(metrics::SOURCE, DestinationName::as_str);
+        Party(Arc::new(Inner {
+            paused: PauseReason::ALL.map(|reason| (reason, metrics.paused(name, reason))),
+            waiting: WaitReason::ALL.map(|reason| (reason, metrics.waiting(name, reason))),
+            now: Mutex::new(Now { since: Some(clock.now()), ..Now::default() }),
+            org: org.clone(),
+            destination,
+            clock,
+            metrics,
+        }))
+    }
+
+    /// It works: ends a wait or a pause.
+    pub fn ok(&self) {
+        let mut now = self.now();
+        if now.condition == Condition::Ok {
+            return;
+        }
+        let (was, length) = self.change(&mut now, Condition::Ok);
+        let (org, destination) = self.names();
+        match was {
+            Condition::Ok => {}
+            Condition::Waiting(reason) if length >= WAIT_WORTH_A_LINE_SECONDS => {
+                info!(org, destination, reason = reason.as_str(), seconds = length, "wait ended");
+            }
+            Condition::Waiting(reason) => {
+                debug!(org, destination, reason = reason.as_str(), seconds = length, "wait ended");
+            }
+            Condition::Paused(problem) => {
+                info!(org, destination, reason = problem.reason.as_str(), seconds = length, "pause ended");
+            }
+        }
+    }
+
+    /// It waits, and needs nobody. During a pause this changes nothing: the pause is the worse news.
+    pub fn waiting(&self, reason: WaitReason, until: Option<Second>, cause: &str) {
+        let (org, destination) = self.names();
+        let until = until.map(|at| at.to_string());
+        let mut now = self.now();
+        match now.condition {
+            Condition::Ok => {
+                self.change(&mut now, Condition::Waiting(reason));
+                warn!(org, destination, reason = reason.as_str(), until, cause, "waiting");
+            }
+            Condition::Waiting(known) => {
+                if known != reason {
+                    // The same spell for another reason: it began when it began.
+                    let since = now.since;
+                    self.change(&mut now, Condition::Waiting(reason));
+                    now.since = since;
+                }
+                debug!(org, destination, reason = reason.as_str(), until, cause, "still waiting");
+            }
+            Condition::Paused(_) => {
+                debug!(org, destination, reason = reason.as_str(), until, cause, "waiting during a pause");
+            }
+        }
+    }
+
+    /// It is paused until a person acts. Logged when it begins, and when its reason changes; repeating it costs nothing.
+    pub fn paused(&self, problem: &Problem) {
+        let mut now = self.now();
+        let since = now.since;
+        let known = match &now.condition {
+            Condition::Paused(known) => Some(known.clone()),
+            _ => None,
+        };
+        if known.as_ref() == Some(problem) {
+            return;
+        }
+        let (org, destination) = self.names();
+        let reason = problem.reason.as_str();
+        let (cause, remedy) = (problem.cause.as_str(), problem.remedy.as_str());
+        self.change(&mut now, Condition::Paused(problem.clone()));
+        match known {
+            Some(known) => {
+                now.since = since;
+                if known.reason == problem.reason {
+                    debug!(org, destination, reason, cause, remedy, "still paused");
+                } else {
+                    error!(org, destination, reason, cause, remedy, "paused for another reason");
+                }
+            }
+            None => error!(org, destination, reason, cause, remedy, "paused"),
+        }
+    }
+
+    pub fn is_paused(&self) -> bool {
+        matches!(self.now().condition, Condition::Paused(_))
+    }
+
+    /// What keeps it paused.
+    pub fn problem(&self) -> Option<Problem> {
+        match &self.now().condition {
+            Condition::Paused(problem) => Some(problem.clone()),
+            _ => None,
+        }
+    }
+
+    /// How far a lane is: the number of its next chunk, what it has still to deliver, and the time before which everything is
+    /// acknowledged.
+    pub fn progress(&self, checkpoint: u64, outstanding: &Outstanding, delivered_until: Option<Second>) {
+        let Some(destination) = self.0.destination else { return };
+        let mut now = self.now();
+        now.checkpoint = Some(checkpoint);
+        now.outstanding = *outstanding;
+        now.delivered_until = delivered_until;
+        let lane = self.0.metrics.lane(destination);
+        lane.backlog_chunks.set(metrics::figure(outstanding.chunks));
+        lane.backlog_events.set(metrics::figure(outstanding.events));
+        lane.delivered_until.set(metrics::time(delivered_until));
+    }
+
+    pub fn destination(&self) -> Option<DestinationName> {
+        self.0.destination
+    }
+
+    pub(super) fn source_status(&self) -> SourceStatus {
+        let now = self.now();
+        let (state, reason, remedy) = now.condition.shown();
+        SourceStatus { state, reason, since: now.since.map(Moment), remedy }
+    }
+
+    pub(super) fn lane_status(&self, destination: DestinationName) -> LaneStatus {
+        let now = self.now();
+        let (state, reason, remedy) = now.condition.shown();
+        LaneStatus {
+            destination,
+            state,
+            reason,
+            since: now.since.map(Moment),
+            remedy,
+            checkpoint: now.checkpoint,
+            delivered_until: now.delivered_until.map(Moment),
+            backlog_chunks: now.outstanding.chunks,
+            backlog_events: now.outstanding.events,
+            quarantined: now.outstanding.quarantined,
+        }
+    }
+
+    /// Moves to another condition and sets the gauges; says what was before and how many seconds it lasted.
+    fn change(&self, now: &mut Now, to: Condition) -> (Condition, i64) {
+        let at = self.0.clock.now();
+        for (reason, gauge) in &self.0.paused {
+            let holds = matches!(&to, Condition::Paused(problem) if problem.reason == *reason);
+            gauge.set(f64::from(u8::from(holds)));
+        }
+        for (reason, gauge) in &self.0.waiting {
+            let holds = matches!(&to, Condition::Waiting(waiting) if waiting == reason);
+            gauge.set(f64::from(u8::from(holds)));
+        }
+        let length = now.since.map_or(0, |since| (at - since).max(0));
+        now.since = Some(at);
+        (std::mem::replace(&mut now.condition, to), length)
+    }
+
+    fn names(&self) -> (&str, &'static str) {
+        (self.0.org.as_str(), self.0.destination.map_or(metrics::SOURCE, DestinationName::as_str))
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Condition {
+    fn shown(&self) -> (State, Option<String>, Option<String>) {
+        match self {
+            Condition::Ok => (State::Ok, None, None),
+            Condition::Waiting(reason) => (State::Waiting, Some(reason.as_str().into()), None),
+            Condition::Paused(problem) => {
+                (State::Paused, Some(problem.reason.as_str().into()), Some(problem.remedy.clone()))
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The status as it is shown: the shape of `/api/status` and of `status --json`, the same bytes from both.
+//!
+//! These names are a promise to scripts. Nothing here decides anything; [`crate::report`] fills it in.
+
+use serde::{Deserialize, Serialize};
+
+use crate::destination::DestinationName;
+use crate::event::OrgId;
+
+pub use moment::Moment;
+
+/// Everything the daemon says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the daemon.
+    pub version: String,
+    /// In the order of their ids.
+    pub orgs: Vec<OrgStatus>,
+    pub config: ConfigStatus,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrgStatus {
+    pub id: OrgId,
+    /// Pulumi's current name of the organization.
+    pub org: String,
+    /// The worst of its parts; `retired` when it is no longer configured.
+    pub state: State,
+    pub start: Option<Moment>,
+    pub cursor: Option<Moment>,
+    pub tip: Option<Moment>,
+    pub coverage: CoverageStatus,
+    pub source: SourceStatus,
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// In seconds of event time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoverageStatus {
+    /// Between start and tip, and not read yet.
+    pub holes: i64,
+    /// Too dense to be read whole.
+    pub damaged: i64,
+    /// Read, and another look is due.
+    pub unsettled: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    pub state: State,
+    pub reason: Option<String>,
+    /// When this state began.
+    pub since: Option<Moment>,
+    /// What a person can do about it.
+    pub remedy: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneStatus {
+    pub destination: DestinationName,
+    pub state: State,
+    pub reason: Option<String>,
+    /// When this state began.
+    pub since: Option<Moment>,
+    /// What a person can do about it.
+    pub remedy: Option<String>,
+    /// The number of the next chunk to deliver.
+    pub checkpoint: Option<u64>,
+    pub delivered_until: Option<Moment>,
+    pub backlog_chunks: u64,
+    pub backlog_events: u64,
+    pub quarantined: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Whether the newest configuration is in force.
+    pub ok: bool,
+    /// Since when it is in force, or was refused.
+    pub since: Option<Moment>,
+    /// Why it was refused.
+    pub error: Option<String>,
+}
+
+/// Ordered by how bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// No longer configured; its state is kept.
+    Retired,
+    Ok,
+    /// Needs nobody.
+    Waiting,
+    /// Needs a person.
+    Paused,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Retired => "retired",
+            State::Ok => "ok",
+            State::Waiting => "waiting",
+            State::Paused => "paused",
+        }
+    }
+}
+
+mod moment {
+    use std::fmt;
+
+    use serde::{Deserialize, Serialize};
+
+    use crate::clock::Second;
+
+    /// A time that is written as RFC 3339, unlike a bare [`Second`], which is a number.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(try_from = "String", into = "String")]
+    pub struct Moment(pub Second);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("`{0}` is not an RFC 3339 time")]
+    pub struct NotATime(String);
+
+    impl TryFrom<String> for Moment {
+        type Error = NotATime;
+        fn try_from(text: String) -> Result<Moment, NotATime> {
+            Second::parse_rfc3339(&text).map(Moment).ok_or(NotATime(text))
+        }
+    }
+
+    impl From<Moment> for String {
+        fn from(moment: Moment) -> String {
+            moment.to_string()
+        }
+    }
+
+    impl fmt::Display for Moment {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+}
