@@ -1,1 +1,138 @@
-//! placeholder
+//! HTTP for probes, metrics and status, on `[admin] listen`. It only reads: GET and HEAD, no secrets, no scripts.
+//!
+//! Nothing here depends on a remote system or holds anything up: connections, their age and every answer are bounded, and an
+//! endpoint that is busy costs the daemon nothing else.
+
+mod connections;
+mod liveness;
+mod page;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{Html, IntoResponse, Json, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::report::Reports;
+use crate::report::status::Status;
+use connections::Connections;
+pub use liveness::{Liveness, Pulse};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error(
+        "cannot listen on {address} (`[admin] listen`): {cause}; choose a free address of this machine, or \"off\""
+    )]
+    Listen { address: SocketAddr, cause: std::io::Error },
+}
+
+/// The running endpoints.
+#[derive(Debug)]
+pub struct Admin {
+    /// Where they listen: the port is the real one when the configured one was 0.
+    pub address: SocketAddr,
+    /// Ends after the shutdown, once every connection has.
+    pub task: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Seen {
+    reports: Reports,
+    metrics: Metrics,
+    liveness: Liveness,
+    security: Arc<str>,
+}
+
+/// Starts to listen, and answers until `shutdown`.
+///
+/// # Errors
+/// When the address cannot be had.
+pub async fn serve(
+    listen: SocketAddr,
+    reports: Reports,
+    metrics: Metrics,
+    liveness: Liveness,
+    shutdown: CancellationToken,
+) -> Result<Admin, AdminError> {
+    let refused = |cause| AdminError::Listen { address: listen, cause };
+    let listener = TcpListener::bind(listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let seen = Seen { reports, metrics, liveness, security: page::content_security_policy().into() };
+    let task = tokio::spawn(async move {
+        let serving = axum::serve(Connections::new(listener), router(seen))
+            .with_graceful_shutdown(shutdown.cancelled_owned());
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the admin endpoints have stopped");
+        }
+    });
+    Ok(Admin { address, task })
+}
+
+fn router(seen: Seen) -> Router {
+    Router::new()
+        .route("/", get(status_page))
+        .route("/metrics", get(metrics_page))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/api/status", get(api_status))
+        .layer(axum::middleware::map_response_with_state(seen.clone(), guarded))
+        .with_state(seen)
+}
+
+/// Headers that every answer carries.
+async fn guarded(State(seen): State<Seen>, mut answer: Response) -> Response {
+    let headers: &mut HeaderMap = answer.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if let Ok(policy) = HeaderValue::from_str(&seen.security) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    answer
+}
+
+async fn metrics_page(State(seen): State<Seen>) -> Response {
+    // With many orgs the page is megabytes, and the process figures are read from files: not on a runtime thread.
+    match tokio::task::spawn_blocking(move || seen.metrics.text()).await {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn livez(State(seen): State<Seen>) -> Response {
+    verdict(seen.liveness.stalled().into_iter().map(|part| format!("{part} makes no progress")).collect())
+}
+
+async fn readyz(State(seen): State<Seen>) -> Response {
+    verdict(seen.reports.missing())
+}
+
+/// `ok`, or 503 with a line for each thing that is wrong.
+fn verdict(wrong: Vec<String>) -> Response {
+    let (code, text) = if wrong.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, wrong.join("\n") + "\n")
+    };
+    (code, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
+}
+
+async fn api_status(State(seen): State<Seen>) -> Json<Status> {
+    Json(seen.reports.status())
+}
+
+async fn status_page(State(seen): State<Seen>) -> Html<String> {
+    Html(page::page(&seen.reports.status(), seen.reports.clock().now()))
+}
+
+#[cfg(test)]
+mod tests;
