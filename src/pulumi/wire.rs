@@ -80,9 +80,6 @@ pub fn list_path(org: &str, query: &Query) -> String {
     path
 }
 
-/// Path that shows whom a token belongs to.
-pub const USER_PATH: &str = "/api/user";
-
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the answer is not a page of audit events: {0}")]
 pub struct Malformed(String);

@@ -223,12 +223,13 @@ pub(super) fn connect(directory: &Path) -> Result<Connection, Fault> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     set_up(&connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    let mode: String =
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
         return Err(Fault::Journal(JournalError::Unusable {
             directory: directory.display().to_string(),
-            cause: format!("its file system allows journal mode `{mode}` only, and `wal` is needed; a network file system cannot hold it"),
+            cause: format!(
+                "its file system allows journal mode `{mode}` only, and `wal` is needed; a network file system cannot hold it"
+            ),
         }));
     }
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
@@ -245,7 +246,8 @@ fn checkpoint(connection: &Connection) -> Result<(), Fault> {
         connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
     if frames != copied {
         return Err(Fault::Journal(JournalError::Disk(
-            "another program reads `journal.db` and keeps its log from being folded in: end that program".to_owned(),
+            "another program reads `journal.db` and keeps its log from being folded in: end that program"
+                .to_owned(),
         )));
     }
     Ok(())
@@ -312,7 +314,9 @@ fn escaped(path: &Path) -> String {
     let mut text = String::new();
     for byte in path.as_os_str().as_bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => text.push(char::from(*byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                text.push(char::from(*byte))
+            }
             other => {
                 if write!(text, "%{other:02X}").is_err() {
                     // Writing into memory cannot fail.
@@ -344,7 +348,13 @@ mod tests {
         let rows: u32 = connection.query_row("SELECT count(b) FROM two", [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 1, "a step that was done is not done again");
 
-        let failing: [Step; 5] = [steps[0], steps[1], steps[2], |t| t.execute_batch("DROP TABLE two"), |t| t.execute_batch("nonsense")];
+        let failing: [Step; 5] = [
+            steps[0],
+            steps[1],
+            steps[2],
+            |t| t.execute_batch("DROP TABLE two"),
+            |t| t.execute_batch("nonsense"),
+        ];
         assert!(migrate(&mut connection, 4, &failing).is_err());
         assert!(connection.query_row("SELECT a FROM two", [], |_| Ok(())).is_ok(), "nothing of it was kept");
     }

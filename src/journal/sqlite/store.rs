@@ -141,10 +141,7 @@ impl Store {
         })
     }
 
-    fn with<T>(
-        &mut self,
-        work: impl FnOnce(&mut Connection) -> Result<T, Fault>,
-    ) -> Result<T, JournalError> {
+    fn with<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T, Fault>) -> Result<T, JournalError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().map_err(|fault| self.say(fault))?,

@@ -90,10 +90,7 @@ fn state(
         }
     }
     changed.extend(
-        known
-            .into_values()
-            .filter(|lane| lane.configured)
-            .map(|lane| LaneRow { configured: false, ..lane }),
+        known.into_values().filter(|lane| lane.configured).map(|lane| LaneRow { configured: false, ..lane }),
     );
     let state = OrgState {
         revision: org.revision,
@@ -222,9 +219,8 @@ pub(super) fn acknowledge(t: &Transaction<'_>, id: &OrgId, acknowledge: &Acknowl
         receipt.rows,
         stored(receipt.bytes),
     ])?;
-    t.prepare_cached("DELETE FROM receipt WHERE org = ?1 AND destination = ?2 AND chunk <= ?3")?.execute(
-        params![org.org, destination.as_str(), stored(*chunk) - i64::from(WINDOWS_KEPT)],
-    )?;
+    t.prepare_cached("DELETE FROM receipt WHERE org = ?1 AND destination = ?2 AND chunk <= ?3")?
+        .execute(params![org.org, destination.as_str(), stored(*chunk) - i64::from(WINDOWS_KEPT)])?;
     lane.checkpoint += 1;
     lane.write(t, &org)
 }
