@@ -189,9 +189,12 @@ impl Journal for MemoryJournal {
         let Acknowledge { destination, chunk, receipt, .. } = acknowledge;
         self.change(id, |org| {
             let next = org.next;
-            let lane = org.lanes.get_mut(&destination).filter(|lane| lane.checkpoint == chunk && chunk < next);
+            let lane =
+                org.lanes.get_mut(&destination).filter(|lane| lane.checkpoint == chunk && chunk < next);
             let Some(lane) = lane else {
-                return Err(JournalError::Conflict(format!("lane `{destination}` of `{id}` is not at {chunk}")));
+                return Err(JournalError::Conflict(format!(
+                    "lane `{destination}` of `{id}` is not at {chunk}"
+                )));
             };
             let mut quarantine = lane.quarantine.clone();
             if receipt.confirms {
@@ -202,7 +205,9 @@ impl Journal for MemoryJournal {
             }
             quarantine.extend(receipt.quarantined.iter().map(|refusal| (refusal.at, refusal.clone())));
             if quarantine.len() as u64 > QUARANTINE_ROWS_MAX {
-                return Err(JournalError::Disk(format!("the quarantine of lane `{destination}` of `{id}` is full")));
+                return Err(JournalError::Disk(format!(
+                    "the quarantine of lane `{destination}` of `{id}` is full"
+                )));
             }
             lane.quarantine = quarantine;
             lane.receipts.insert(chunk, receipt);
@@ -278,7 +283,9 @@ impl Journal for MemoryJournal {
 
     async fn set_note(&self, id: &OrgId, name: &str, value: Option<Vec<u8>>) -> Result<(), JournalError> {
         if value.as_ref().is_some_and(|value| value.len() > NOTE_BYTES_MAX) {
-            return Err(JournalError::Conflict(format!("note `{name}` is longer than {NOTE_BYTES_MAX} bytes")));
+            return Err(JournalError::Conflict(format!(
+                "note `{name}` is longer than {NOTE_BYTES_MAX} bytes"
+            )));
         }
         self.change(id, |org| {
             match value {

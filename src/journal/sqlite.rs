@@ -75,7 +75,8 @@ impl SqliteJournal {
         let (jobs, mut queue) = mpsc::channel::<Job>(JOBS_MAX);
         let (opened, outcome) = std::sync::mpsc::sync_channel(1);
         let path = directory.to_owned();
-        let unusable = |cause: String| JournalError::Unusable { directory: directory.display().to_string(), cause };
+        let unusable =
+            |cause: String| JournalError::Unusable { directory: directory.display().to_string(), cause };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {
@@ -87,8 +88,7 @@ impl SqliteJournal {
                 let heard = opened.send(outcome).is_ok();
                 let Some(mut store) = store.filter(|_| heard) else { return };
                 while let Some(job) = queue.blocking_recv() {
-                    let done =
-                        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut store)));
+                    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut store)));
                     if done.is_err() {
                         store.distrust();
                     }
@@ -211,9 +211,8 @@ impl Journal for SqliteJournal {
         let mut pruned = 0;
         loop {
             let id = org.clone();
-            let gone = self
-                .write(move |t| transactions::prune(t, &id, before, bytes_max, PRUNED_AT_ONCE))
-                .await?;
+            let gone =
+                self.write(move |t| transactions::prune(t, &id, before, bytes_max, PRUNED_AT_ONCE)).await?;
             pruned += gone;
             // Each round deletes what is there or ends; other calls get their turn in between.
             if gone < PRUNED_AT_ONCE {

@@ -90,7 +90,11 @@ pub(super) fn verify(connection: &Connection) -> Result<(), Fault> {
     let meta = Meta::read(connection)?;
     let orgs = OrgRow::all(connection)?;
     if orgs.len() as u64 != meta.orgs {
-        return Err(Fault::damaged(format!("{} orgs were recorded, and {} are there", meta.orgs, orgs.len())));
+        return Err(Fault::damaged(format!(
+            "{} orgs were recorded, and {} are there",
+            meta.orgs,
+            orgs.len()
+        )));
     }
     Ok(())
 }
@@ -132,7 +136,8 @@ impl OrgRow {
     }
 
     pub(super) fn all(connection: &Connection) -> Result<Vec<OrgRow>, Fault> {
-        let mut statement = connection.prepare_cached(&format!("SELECT {ORG_COLUMNS} FROM org ORDER BY id"))?;
+        let mut statement =
+            connection.prepare_cached(&format!("SELECT {ORG_COLUMNS} FROM org ORDER BY id"))?;
         let mut rows = statement.query([])?;
         let mut orgs = Vec::new();
         while let Some(row) = rows.next()? {
@@ -143,7 +148,8 @@ impl OrgRow {
 
     fn from_row(row: &Row<'_>) -> Result<OrgRow, Fault> {
         let id: String = row.get(1)?;
-        let id = OrgId::new(&id).map_err(|_| Fault::damaged("an org's row has an impossible id".to_owned()))?;
+        let id =
+            OrgId::new(&id).map_err(|_| Fault::damaged("an org's row has an impossible id".to_owned()))?;
         let link: Vec<u8> = row.get(6)?;
         let found = OrgRow {
             org: row.get(0)?,
@@ -483,8 +489,9 @@ pub(super) fn delete_pages(
 ) -> Result<(), Fault> {
     let mut gone = 0;
     {
-        let mut statement = connection
-            .prepare_cached("SELECT minute, sum FROM tally WHERE org = ?1 AND minute >= ?2 AND minute < ?3")?;
+        let mut statement = connection.prepare_cached(
+            "SELECT minute, sum FROM tally WHERE org = ?1 AND minute >= ?2 AND minute < ?3",
+        )?;
         let mut rows = statement.query(params![org.org, first, until])?;
         while let Some(row) = rows.next()? {
             gone ^= entry(org, row.get(0)?, row.get(1)?);
@@ -519,7 +526,9 @@ fn sum_of_page(id: &OrgId, page: &TallyPage) -> i64 {
 /// That exactly the chunks from the oldest to the newest are there, and that the newest is the one the chain ends with.
 pub(super) fn verify_chunks(connection: &Connection, org: &OrgRow) -> Result<(), Fault> {
     let (count, low, high): (i64, Option<i64>, Option<i64>) = connection
-        .prepare_cached("SELECT count(*), min(number), max(number) FROM chunk INDEXED BY chunk_sizes WHERE org = ?1")?
+        .prepare_cached(
+            "SELECT count(*), min(number), max(number) FROM chunk INDEXED BY chunk_sizes WHERE org = ?1",
+        )?
         .query_row([org.org], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let kept = org.next.checked_sub(org.oldest).map(stored);
     let ends = match count {
@@ -578,7 +587,8 @@ pub(super) fn refusals(
     let mut refusals = Vec::new();
     while let Some(row) = rows.next()? {
         let at = RowId { chunk: number(row.get(0)?)?, row: row.get(1)? };
-        let damaged = || mismatch(format_args!("row {} of chunk {} in quarantine", at.row, at.chunk), &org.id);
+        let damaged =
+            || mismatch(format_args!("row {} of chunk {} in quarantine", at.row, at.chunk), &org.id);
         let reason: String = row.get(3)?;
         let refusal = Refusal {
             at,
