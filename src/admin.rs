@@ -103,7 +103,9 @@ async fn guarded(State(seen): State<Seen>, mut answer: Response) -> Response {
 async fn metrics_page(State(seen): State<Seen>) -> Response {
     // With many orgs the page is megabytes, and the process figures are read from files: not on a runtime thread.
     match tokio::task::spawn_blocking(move || seen.metrics.text()).await {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -101,7 +101,8 @@ fn add_source(out: &mut String, source: &SourceStatus) {
 
 fn add_lane(out: &mut String, lane: &LaneStatus, now: Second) {
     let state = lane.state.as_str();
-    let behind = lane.delivered_until.map(|Moment(at)| format!("{} s", (now - at).max(0))).unwrap_or_default();
+    let behind =
+        lane.delivered_until.map(|Moment(at)| format!("{} s", (now - at).max(0))).unwrap_or_default();
     add(
         out,
         format_args!(
