@@ -1,2 +1,355 @@
-//! placeholder
+//! The command line: what can be asked, how it is answered, and with which exit code.
+//!
+//! One file for each command below this one. Results go to standard output, errors to standard error: what is wrong, where, and what
+//! to do. A command decides nothing about delivery; it loads the configuration and calls what does.
+
+mod check;
+mod config;
+mod run;
 pub mod status;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::check::Probe;
+use crate::config::quantity::Period;
+use crate::config::settings::{LogFormat, Settings};
+use crate::config::{Invalid, Loaded, LogLevel};
+
+/// How the process ends. These numbers are promises to scripts and service managers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; also after SIGTERM.
+    Done,
+    /// Failed: unusable state directory, newer state than this version, `--once` with anything undelivered, unhealthy.
+    Failed,
+    /// Wrong usage.
+    Usage,
+    /// `check` found something unreachable or not permitted.
+    Unreachable,
+    /// Another process holds the state directory.
+    Busy,
+    /// The configuration is invalid.
+    Configuration,
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Unreachable => 69,
+            Exit::Busy => 75,
+            Exit::Configuration => 78,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Why a command could not do what it was asked, and the exit code for it.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Failure {
+        Failure { exit, error: error.into() }
+    }
+
+    fn usage(text: String) -> Failure {
+        Failure { exit: Exit::Usage, error: anyhow::Error::msg(text) }
+    }
+
+    /// Whoever read our output has gone away, as `head` does: nobody is left to tell, and nothing failed.
+    fn is_closed_output(&self) -> bool {
+        let cause = self.error.downcast_ref::<io::Error>();
+        cause.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// The chain of causes is printed here and nowhere else.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.error.downcast_ref::<Invalid>() {
+            Some(invalid) => {
+                let mistakes = invalid.mistakes.len();
+                let what = if mistakes == 1 { "a mistake" } else { "mistakes" };
+                write!(f, "the configuration has {what}:\n\n{invalid}")
+            }
+            None => write!(f, "{:#}", self.error),
+        }
+    }
+}
+
+impl From<Invalid> for Failure {
+    fn from(invalid: Invalid) -> Failure {
+        Failure::new(Exit::Configuration, invalid)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure { exit: Exit::Failed, error }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::new(Exit::Failed, error)
+    }
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed, or `run --once` left something undelivered; 2 wrong usage; \
+69 `check` found something unreachable or not permitted; 75 another process holds the state directory; \
+78 the configuration is invalid.";
+
+/// Copies every audit event of many Pulumi organizations into Microsoft Sentinel and S3, loses none, and can prove it.
+#[derive(Debug, Parser)]
+#[command(name = env!("CARGO_PKG_NAME"), version, after_help = EXIT_CODES)]
+struct CommandLine {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// The configuration's forwarder.toml [default: $PAF_CONFIG, else config/forwarder.toml, else
+    /// /etc/pulumi-audit-forwarder/forwarder.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Say more or less than the configuration's log.level
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<LevelFlag>,
+
+    /// Log text or one JSON object a line, whatever the configuration's log.format
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<FormatFlag>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LevelFlag {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatFlag {
+    Text,
+    Json,
+}
+
+impl Global {
+    /// The configuration, secrets checked, with what the command line says of logs. Reloading is calling it again.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the configuration.
+    pub fn load(&self) -> Result<Loaded, Invalid> {
+        crate::config::load(self.config.as_deref()).map(|loaded| self.over(loaded))
+    }
+
+    /// The same for a command that uses no secret.
+    ///
+    /// # Errors
+    /// As [`Global::load`].
+    pub fn load_without_secrets(&self) -> Result<Loaded, Invalid> {
+        crate::config::load_without_secrets(self.config.as_deref()).map(|loaded| self.over(loaded))
+    }
+
+    fn over(&self, mut loaded: Loaded) -> Loaded {
+        let log = &mut loaded.settings.log;
+        if let Some(level) = self.log_level {
+            let level = match level {
+                LevelFlag::Error => LogLevel::Error,
+                LevelFlag::Warn => LogLevel::Warn,
+                LevelFlag::Info => LogLevel::Info,
+                LevelFlag::Debug => LogLevel::Debug,
+                LevelFlag::Trace => LogLevel::Trace,
+            };
+            level.as_str().clone_into(&mut log.level);
+        }
+        match self.log_format {
+            Some(FormatFlag::Text) => log.format = LogFormat::Text,
+            Some(FormatFlag::Json) => log.format = LogFormat::Json,
+            None => {}
+        }
+        loaded
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: collect and deliver until told to stop
+    ///
+    /// SIGTERM and SIGINT let what is under way finish for at most 10 seconds; a second one ends at once. Either way, and after
+    /// a crash, the next start goes on where this one stood.
+    Run(RunFlags),
+
+    /// Check the configuration, then every credential and permission
+    ///
+    /// Prints one line for each thing tried: ok, or what to do about it. Writes nothing anywhere.
+    Check(CheckFlags),
+
+    /// Show how far every organization and destination is, and what waits for whom
+    ///
+    /// Asks the running daemon, else reads the state directory.
+    Status(StatusFlags),
+
+    /// Show the configuration, or write a first one
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunFlags {
+    /// Fetch what is due, deliver everything, and exit: 0 when all is delivered, 1 when something is paused or undelivered
+    #[arg(long)]
+    pub once: bool,
+
+    /// Longest time for --once, such as 90s, 10m or 2h
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m", requires = "once")]
+    pub timeout: Duration,
+}
+
+/// `check`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CheckFlags {
+    /// Open no connection: look at the configuration and its secret files only
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Check this organization only, by its id
+    #[arg(long, value_name = "ID")]
+    pub org: Option<String>,
+
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `status`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct StatusFlags {
+    /// Print what /api/status answers
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print nothing; exit 0 if the daemon is alive and 1 if not
+    #[arg(long, conflicts_with = "json")]
+    pub healthcheck: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the merged configuration as TOML, each value with the place it came from
+    ///
+    /// Secrets are shown as the files or variables they are in.
+    Show,
+
+    /// Write a commented starter configuration
+    ///
+    /// Existing files are left alone.
+    Init {
+        /// Where to write forwarder.toml and orgs/
+        #[arg(value_name = "DIR", default_value = "config")]
+        directory: PathBuf,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let period = Period::parse(text).filter(|period| !period.0.is_zero());
+    period.map(|period| period.0).ok_or_else(|| "give a duration with its unit, such as 10m".into())
+}
+
+/// The binary's `main`.
+pub fn main() -> ExitCode {
+    // One TLS provider for all libraries; an error only says that there is one already.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    answer(std::env::args_os(), &mut io::stdout(), &mut io::stderr()).into()
+}
+
+/// Runs one command line.
+fn answer<I, T>(arguments: I, out: &mut (dyn Write + Send), err: &mut dyn Write) -> Exit
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let line = match CommandLine::try_parse_from(arguments) {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and version are asked for, and go to standard output. A closed output has no one to tell.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            let text = error.render();
+            let target: &mut dyn Write = if error.use_stderr() { err } else { out };
+            drop(write!(target, "{text}"));
+            return exit;
+        }
+    };
+    match execute(line, out) {
+        Ok(exit) => exit,
+        Err(failure) if failure.is_closed_output() => Exit::Done,
+        Err(failure) => {
+            drop(writeln!(err, "error: {failure}"));
+            failure.exit
+        }
+    }
+}
+
+fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Failure> {
+    let CommandLine { global, command } = line;
+    match command {
+        Command::Run(flags) => run::run(&global, &flags),
+        Command::Check(flags) => check::check(&global, &flags, crate::supervisor::probes, out),
+        Command::Status(flags) => status::status(&global, &flags, out),
+        Command::Config(ConfigCommand::Show) => config::show(&global, out),
+        Command::Config(ConfigCommand::Init { directory }) => config::init(&directory, out),
+    }
+}
+
+/// The runtime that commands run on.
+///
+/// # Errors
+/// When the system gives no threads.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        anyhow::Error::new(error).context("the system gives no threads: raise the limit of processes").into()
+    })
+}
+
+/// Keeps the org asked for only.
+fn only(settings: &mut Settings, id: Option<&str>) -> Result<(), Failure> {
+    let Some(id) = id else { return Ok(()) };
+    if !settings.orgs.iter().any(|org| org.id.as_str() == id) {
+        let known: Vec<&str> = settings.orgs.iter().map(|org| org.id.as_str()).take(20).collect();
+        return Err(Failure::usage(format!(
+            "no org `{id}` is configured: --org takes one of {}",
+            known.join(", ")
+        )));
+    }
+    settings.orgs.retain(|org| org.id.as_str() == id);
+    Ok(())
+}

@@ -1,1 +1,793 @@
-//! placeholder
+//! Collecting: one org's events, from the service into the journal.
+//!
+//! [`plan`] says which window is next, [`sweep`] reads it to its end, [`tally`] says what of it is new; all three are pure. This
+//! file acts: it asks, waits, commits, and says what it does. A window is committed whole, with its chunks, its tally and its
+//! coverage in one transaction, or not at all; whatever fails, the next attempt begins from what is journaled.
+
+pub mod plan;
+pub mod sweep;
+pub mod tally;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::chunk::{Chunk, Cut, Link, Summary};
+use crate::clock::{Clock, Second, Window};
+use crate::config::settings::{OrgSettings, Start};
+use crate::destination::{DestinationName, PauseReason, Problem, WaitReason};
+use crate::event::Event;
+use crate::journal::{Append, Journal, JournalError, OrgState, TIMELESS_MINUTE, WindowRecord};
+use crate::metrics::OrgMetrics;
+use crate::pulumi::budget::Urgency;
+use crate::pulumi::client::{Client, SourceError};
+use crate::pulumi::wire::Query;
+use crate::report::{CoverageFigures, OrgReport};
+use crate::retry;
+
+use plan::{Kind, Next, Policy, Situation, Width};
+use sweep::{Limits, Reading, Step, Sweep};
+use tally::Tally;
+
+/// A refused call (403) is itself recorded as an authentication failure: one try in this time.
+const FORBIDDEN_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// Tries beyond those (a changed secret, a new start) an hour.
+const FORBIDDEN_EXTRA_MAX: usize = 4;
+/// How often a service that refuses the credentials is probed.
+const CREDENTIALS_PAUSE: Duration = Duration::from_secs(60);
+/// How often a service that finds the request wrong is probed.
+const CONFIGURATION_PAUSE: Duration = Duration::from_secs(300);
+/// How often a disk that refused a commit is tried again.
+const DISK_PAUSE: Duration = Duration::from_secs(10);
+/// How often a full journal is looked at again.
+const FULL_PAUSE: Duration = Duration::from_secs(2);
+/// How often a changed secret is looked for while one is refused.
+const SECRET_LOOK: Duration = Duration::from_secs(2);
+/// How often catching up says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(30);
+
+/// What the lanes of an org are told after every commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Journaled {
+    /// The number the next chunk will get.
+    pub next: u64,
+    /// Everything before it is journaled.
+    pub cursor: Option<Second>,
+}
+
+/// The lanes' checkpoints, as far as the collector needs them: claims carry them.
+#[derive(Debug, Default)]
+pub struct Checkpoints(BTreeMap<DestinationName, AtomicU64>);
+
+impl Checkpoints {
+    pub fn new(checkpoints: &BTreeMap<DestinationName, u64>) -> Checkpoints {
+        Checkpoints(checkpoints.iter().map(|(name, next)| (*name, AtomicU64::new(*next))).collect())
+    }
+
+    pub fn set(&self, destination: DestinationName, next: u64) {
+        if let Some(checkpoint) = self.0.get(&destination) {
+            checkpoint.store(next, Ordering::Release);
+        }
+    }
+
+    pub fn get(&self, destination: DestinationName) -> Option<u64> {
+        self.0.get(&destination).map(|next| next.load(Ordering::Acquire))
+    }
+
+    /// The configured lanes.
+    pub fn lanes(&self) -> Vec<DestinationName> {
+        self.0.keys().copied().collect()
+    }
+
+    fn named(&self) -> BTreeMap<String, u64> {
+        self.0.iter().map(|(name, next)| (name.to_string(), next.load(Ordering::Acquire))).collect()
+    }
+}
+
+/// How long to collect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    Stopped,
+    /// Until nothing is due, or a person must act.
+    NothingDue,
+}
+
+/// Collects one org. Safe to drop at any await: what is not committed is read again.
+pub struct Collector {
+    settings: OrgSettings,
+    policy: Policy,
+    client: Client,
+    journal: Arc<dyn Journal>,
+    journal_bytes_max: u64,
+    state: OrgState,
+    checkpoints: Arc<Checkpoints>,
+    journaled: watch::Sender<Journaled>,
+    report: OrgReport,
+    metrics: Arc<OrgMetrics>,
+    clock: Clock,
+    limits: Limits,
+    width: Width,
+    last_head: Option<Second>,
+    last_background: Option<Kind>,
+    /// In a row.
+    failures: u32,
+    /// 429s in a row.
+    throttles: u32,
+    forbidden: Forbidden,
+    progress_said: Option<Instant>,
+}
+
+/// What a collector is made from.
+pub struct Parts {
+    pub settings: OrgSettings,
+    /// Where in the poll interval this org's turn is, in seconds.
+    pub phase: i64,
+    pub client: Client,
+    pub journal: Arc<dyn Journal>,
+    pub journal_bytes_max: u64,
+    pub state: OrgState,
+    pub checkpoints: Arc<Checkpoints>,
+    pub journaled: watch::Sender<Journaled>,
+    pub report: OrgReport,
+    pub metrics: Arc<OrgMetrics>,
+    pub clock: Clock,
+}
+
+/// What one step led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Progress,
+    /// Nothing is due for so long.
+    Idle(Duration),
+    /// Nobody is needed; try again after so long.
+    Waiting(Duration),
+    /// A person must act; probe after so long, or when a secret changed.
+    Paused(Duration),
+}
+
+/// Why a sweep was not committed.
+enum Failed {
+    Source(SourceError),
+    Stuck(sweep::Stuck),
+    Journal(JournalError),
+}
+
+impl From<JournalError> for Failed {
+    fn from(error: JournalError) -> Failed {
+        Failed::Journal(error)
+    }
+}
+
+impl From<SourceError> for Failed {
+    fn from(error: SourceError) -> Failed {
+        Failed::Source(error)
+    }
+}
+
+impl Collector {
+    pub fn new(parts: Parts) -> Collector {
+        let source = &parts.settings.source;
+        let policy = Policy {
+            poll_interval: seconds(source.poll_interval),
+            overlap: seconds(source.overlap),
+            settle: seconds(source.settle),
+            rescan_after: source.rescan_after.iter().map(|age| seconds(*age)).collect(),
+            phase: parts.phase,
+        };
+        Collector {
+            policy,
+            settings: parts.settings,
+            client: parts.client,
+            journal: parts.journal,
+            journal_bytes_max: parts.journal_bytes_max,
+            state: parts.state,
+            checkpoints: parts.checkpoints,
+            journaled: parts.journaled,
+            report: parts.report,
+            metrics: parts.metrics,
+            clock: parts.clock,
+            limits: Limits::default(),
+            width: Width::default(),
+            last_head: None,
+            last_background: None,
+            failures: 0,
+            throttles: 0,
+            forbidden: Forbidden::default(),
+            progress_said: None,
+        }
+    }
+
+    /// Collects until stopped, or until nothing is due.
+    pub async fn run(mut self, until: Until, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.collect(until) => {}
+        }
+    }
+
+    async fn collect(&mut self, until: Until) {
+        self.say_coverage();
+        self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
+        if let Some(wait) = self.forbidden.extra_try(self.clock.now()) {
+            self.report.source().waiting(
+                WaitReason::Backoff,
+                None,
+                "refused with 403 recently; waiting before the next try",
+            );
+            sleep(wait).await;
+        }
+        loop {
+            let outcome = self.step().await;
+            match outcome {
+                Outcome::Progress => {}
+                Outcome::Idle(_) | Outcome::Paused(_) if until == Until::NothingDue => return,
+                Outcome::Idle(wait) | Outcome::Waiting(wait) => sleep(wait).await,
+                Outcome::Paused(wait) => self.wait_for_a_person(wait).await,
+            }
+        }
+    }
+
+    /// One decision and what follows from it.
+    async fn step(&mut self) -> Outcome {
+        let start = match self.start().await {
+            Ok(start) => start,
+            Err(failed) => return self.failed(failed).await,
+        };
+        if self.client.take_jump()
+            && let Err(error) = self.take_back(start).await
+        {
+            return self.failed(error.into()).await;
+        }
+        let half_full = match self.room().await {
+            Ok(Room::None) => {
+                self.report.source().waiting(
+                    WaitReason::JournalFull,
+                    None,
+                    "the org's journal is full of undelivered chunks (max_bytes_per_org): events stay at the source",
+                );
+                return Outcome::Waiting(FULL_PAUSE);
+            }
+            Ok(room) => room == Room::LessThanHalf,
+            Err(error) => return self.failed(error.into()).await,
+        };
+        let now = self.client.now();
+        let situation = Situation {
+            coverage: &self.state.coverage,
+            start,
+            now,
+            last_head: self.last_head,
+            tally_floor: self.state.tally_floor,
+            width: self.width.seconds(),
+            last_background: self.last_background,
+            journal_half_full: half_full,
+        };
+        let (window, kind) = match plan::next(&situation, &self.policy) {
+            Next::Sweep { window, kind } => (window, kind),
+            Next::Wait(until) => {
+                let wait = Duration::from_secs(u64::try_from(until - now).unwrap_or(1).max(1));
+                return Outcome::Idle(wait);
+            }
+        };
+        match self.sweep(window, kind, now).await {
+            Ok(()) => {
+                self.succeeded(kind, now).await;
+                Outcome::Progress
+            }
+            Err(failed) => {
+                self.metrics.sweep(kind.as_str(), "failed", 0.0);
+                self.failed(failed).await
+            }
+        }
+    }
+
+    /// The beginning of collection; fixed and committed at the first answer that carries a `Date` when it is to be "now".
+    async fn start(&mut self) -> Result<Second, Failed> {
+        let wanted = match (self.settings.start, self.state.start) {
+            (Start::Now, Some(known)) => return Ok(known),
+            (Start::At(wanted), Some(known)) if wanted >= known => return Ok(known),
+            (Start::At(wanted), _) => wanted,
+            (Start::Now, None) => {
+                let now = self.client.now();
+                let asked = Query { after: now - 2, before: now - 1, token: None, kind: None };
+                let answer = self.client.page(&asked, Urgency::Present).await;
+                if !self.client.dated() {
+                    answer?;
+                    tracing::warn!(org = %self.settings.id, "the service sends no date: the local clock decides where collection starts");
+                } else if let Err(refused) = answer {
+                    self.commit_start(self.client.now()).await?;
+                    return Err(refused.into());
+                }
+                self.client.now()
+            }
+        };
+        self.commit_start(wanted).await?;
+        Ok(wanted)
+    }
+
+    async fn commit_start(&mut self, start: Second) -> Result<(), Failed> {
+        let mut append = self.empty_append();
+        append.start = Some(start);
+        self.append(append).await?;
+        tracing::info!(org = %self.settings.id, start = %start, "collection starts");
+        self.say_coverage();
+        Ok(())
+    }
+
+    /// After the service's time was corrected: what lies beyond it cannot have been read.
+    async fn take_back(&mut self, start: Second) -> Result<(), JournalError> {
+        let now = self.client.now();
+        tracing::warn!(org = %self.settings.id, now = %now, "the service's time has jumped");
+        self.last_head = None;
+        if self.state.coverage.tip().is_none_or(|tip| tip <= now) {
+            return Ok(());
+        }
+        let mut append = self.empty_append();
+        append.coverage.take_back(now.max(start));
+        self.append(append).await?;
+        self.say_coverage();
+        Ok(())
+    }
+
+    /// Reads a window to its end and commits it. A head window that is too much is read in halves, the older first; of a background
+    /// window only the older part is, and the next one is smaller.
+    async fn sweep(&mut self, window: Window, kind: Kind, now: Second) -> Result<(), Failed> {
+        let mut windows = vec![window];
+        while let Some(window) = windows.pop() {
+            let begun = Instant::now();
+            let halves = match self.read(window, kind).await {
+                Ok(Some(reading)) => {
+                    let requests = reading.requests;
+                    self.commit(window, kind, now, reading).await?;
+                    self.metrics.sweep(kind.as_str(), "ok", begun.elapsed().as_secs_f64());
+                    if kind != Kind::Head {
+                        self.width = self.width.read(window, requests);
+                    }
+                    continue;
+                }
+                Ok(None) => window.halves(),
+                Err(Failed::Source(
+                    refused @ (SourceError::TooHeavy(_) | SourceError::BadRequest { .. }),
+                )) => {
+                    let Some(halves) = window.halves() else { return Err(Failed::Source(refused)) };
+                    self.failures = self.failures.saturating_add(1);
+                    self.report.source().waiting(WaitReason::Backoff, None, &refused.to_string());
+                    sleep(retry::backoff(self.failures, fastrand::f64())).await;
+                    Some(halves)
+                }
+                Err(failed) => return Err(failed),
+            };
+            self.metrics.sweep(kind.as_str(), "halved", begun.elapsed().as_secs_f64());
+            tracing::debug!(org = %self.settings.id, window = %window, kind = kind.as_str(), "window halved");
+            if let Some((older, newer)) = halves {
+                if kind == Kind::Head {
+                    windows.push(newer);
+                } else {
+                    self.width = self.width.halved(window);
+                }
+                windows.push(older);
+            }
+        }
+        Ok(())
+    }
+
+    /// `None`: too much for one window.
+    async fn read(&mut self, window: Window, kind: Kind) -> Result<Option<Reading>, Failed> {
+        let urgency = if kind == Kind::Head { Urgency::Present } else { Urgency::Background };
+        let (mut sweep, mut query) = Sweep::new(window, self.limits);
+        loop {
+            let page = self.client.page(&query, urgency).await?;
+            self.metrics.pages.inc();
+            self.metrics.events_read.inc_by(page.events.len() as u64);
+            match sweep.answer(page) {
+                Step::Ask(next) => query = next,
+                Step::Complete(reading) => return Ok(Some(reading)),
+                Step::Halve => return Ok(None),
+                Step::Stuck(stuck) => return Err(Failed::Stuck(stuck)),
+            }
+        }
+    }
+
+    /// Journals what is new of a window, and the window. The events are in memory only until the append returns; if the process dies
+    /// here, the window is not covered and is read again.
+    async fn commit(
+        &mut self,
+        window: Window,
+        kind: Kind,
+        now: Second,
+        reading: Reading,
+    ) -> Result<(), Failed> {
+        let id = &self.settings.id.clone();
+        let mut pages = Vec::new();
+        if !reading.events.is_empty() {
+            let (from, until) = (window.from.0.div_euclid(60), (window.until.0 - 1).div_euclid(60) + 1);
+            pages = self.journal.tally(id, from, until).await?;
+        }
+        if !reading.timeless.is_empty() {
+            pages.extend(self.journal.tally(id, TIMELESS_MINUTE, TIMELESS_MINUTE + 1).await?);
+        }
+        for at in &reading.damaged {
+            tracing::error!(org = %id, second = %at, "a second is too dense to be proven whole: it is marked damaged, and what was read of it is kept");
+        }
+
+        let mut append = self.empty_append();
+        let before = self.summary(&append);
+        append.coverage.cover(window, now, &self.policy.rescan_after, &reading.damaged);
+        append.tally_floor = self.policy.tally_floor(&append.coverage, self.state.tally_floor);
+        let after = Summary { coverage: append.coverage.spans().to_vec(), ..before.clone() };
+
+        let seen = (reading.events.len() + reading.timeless.len()) as u64;
+        let work = Difference {
+            settings: self.settings.clone(),
+            kind,
+            window,
+            next: self.state.next,
+            link: self.state.link,
+            before,
+            after,
+            pages,
+            floor: append.tally_floor,
+        };
+        let outcome = if seen == 0 {
+            Changed::default()
+        } else {
+            let seen: Vec<Event> = reading.events.into_iter().chain(reading.timeless).collect();
+            tokio::task::spawn_blocking(move || work.run(seen)).await.map_err(|_| {
+                JournalError::Damaged("comparing a window with the journal was stopped".into())
+            })??
+        };
+        if outcome.overflowed {
+            tracing::error!(org = %id, "more events without a plausible time than can be told apart: they may be doubled");
+        }
+        append.chunks = outcome.chunks;
+        append.tally = outcome.tally;
+        let new = outcome.odd.len() as u64;
+        append.window =
+            Some(WindowRecord { window, kind: kind.as_str().to_owned(), read_at: now, seen, new });
+        self.append(append).await?;
+
+        self.count(kind, now, &outcome.odd);
+        tracing::debug!(org = %id, window = %window, kind = kind.as_str(), seen, new, "window journaled");
+        self.say_coverage();
+        Ok(())
+    }
+
+    fn count(&self, kind: Kind, now: Second, new: &[New]) {
+        let metrics = &self.metrics;
+        metrics.events_new.inc_by(new.len() as u64);
+        if kind == Kind::Rescan {
+            metrics.events_late.inc_by(new.len() as u64);
+            for at in new.iter().filter_map(|new| new.at) {
+                metrics.lateness.observe((now - at) as f64);
+            }
+        }
+        let anomalies: [(&str, fn(&New) -> bool); 4] = [
+            ("unknown_field", |new| new.odd.unknown_field),
+            ("missing_field", |new| new.odd.missing_field),
+            ("bad_type", |new| new.odd.bad_type),
+            ("implausible_time", |new| new.odd.implausible_time),
+        ];
+        for (name, has) in anomalies {
+            let count = new.iter().filter(|new| has(new)).count();
+            if count > 0 {
+                metrics.anomaly(name, count as u64);
+            }
+        }
+    }
+
+    /// Commits, and continues from what was committed; after a refusal, from what is there.
+    async fn append(&mut self, append: Append) -> Result<(), JournalError> {
+        let next = append.chunks.last().map_or(self.state.next, |chunk| chunk.number + 1);
+        let link = append.chunks.last().map_or(self.state.link, |chunk| Link::of_claim(&chunk.claim));
+        let (start, coverage, floor) = (append.start, append.coverage.clone(), append.tally_floor);
+        if let Err(error) = self.journal.append(&self.settings.id, append).await {
+            self.reload().await;
+            return Err(error);
+        }
+        self.state.revision += 1;
+        self.state.start = start;
+        self.state.coverage = coverage;
+        self.state.tally_floor = floor;
+        self.state.next = next;
+        self.state.link = link;
+        Ok(())
+    }
+
+    async fn reload(&mut self) {
+        let lanes = self.settings.destinations();
+        match self.journal.open(&self.settings.id, &lanes).await {
+            Ok(state) => self.state = state,
+            Err(error) => {
+                tracing::error!(org = %self.settings.id, %error, "cannot read the org's state again")
+            }
+        }
+    }
+
+    fn empty_append(&self) -> Append {
+        Append {
+            revision: self.state.revision,
+            start: self.state.start,
+            coverage: self.state.coverage.clone(),
+            chunks: Vec::new(),
+            tally: Vec::new(),
+            tally_floor: self.state.tally_floor,
+            window: None,
+            now: self.clock.now(),
+        }
+    }
+
+    fn summary(&self, append: &Append) -> Summary {
+        Summary {
+            start: append.start,
+            coverage: append.coverage.spans().to_vec(),
+            checkpoints: self.checkpoints.named(),
+            instance: self.state.instance.clone(),
+            forwarder: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Whether the journal has room; at its limit, acknowledged chunks go first, whatever their age.
+    async fn room(&self) -> Result<Room, JournalError> {
+        let id = &self.settings.id;
+        let mut usage = self.journal.usage(id).await?;
+        if usage.bytes > self.journal_bytes_max {
+            self.journal.prune(id, Second(i64::MIN), self.journal_bytes_max).await?;
+            usage = self.journal.usage(id).await?;
+        }
+        self.report.journal(usage);
+        Ok(if usage.bytes > self.journal_bytes_max {
+            Room::None
+        } else if usage.unacknowledged_bytes > self.journal_bytes_max / 2 {
+            Room::LessThanHalf
+        } else {
+            Room::Plenty
+        })
+    }
+
+    async fn succeeded(&mut self, kind: Kind, now: Second) {
+        self.failures = 0;
+        self.throttles = 0;
+        self.report.source().ok();
+        self.forbidden.clear(&*self.journal, &self.settings.id).await;
+        self.metrics.last_successful_sweep.set(self.clock.now().0 as f64);
+        match kind {
+            Kind::Head => {
+                self.last_head = Some(now);
+                self.report.first_sweep_ended();
+            }
+            Kind::Catchup | Kind::Rescan => self.last_background = Some(kind),
+        }
+        self.say_progress();
+    }
+
+    fn say_coverage(&self) {
+        let start = self.state.start;
+        let coverage = &self.state.coverage;
+        let cursor = start.map(|start| coverage.cursor(start));
+        let holes_seconds =
+            start.map_or(0, |start| coverage.holes(start).iter().map(|hole| hole.seconds()).sum());
+        self.report.coverage(CoverageFigures {
+            start,
+            cursor,
+            tip: coverage.tip().or(start),
+            holes_seconds,
+            damaged_seconds: coverage.damaged_seconds(),
+            unsettled_seconds: coverage.unsettled_seconds(&self.policy.rescan_after),
+        });
+        self.journaled.send_replace(Journaled { next: self.state.next, cursor });
+    }
+
+    /// Long catching up says how far it is.
+    fn say_progress(&mut self) {
+        let Some(start) = self.state.start else { return };
+        let behind: i64 = self.state.coverage.holes(start).iter().map(|hole| hole.seconds()).sum();
+        match self.progress_said {
+            _ if behind == 0 => {
+                if self.progress_said.take().is_some() {
+                    tracing::info!(org = %self.settings.id, "caught up");
+                }
+            }
+            Some(said) if said.elapsed() < PROGRESS_EVERY => {}
+            _ => {
+                let cursor = self.state.coverage.cursor(start);
+                tracing::info!(org = %self.settings.id, cursor = %cursor, holes_seconds = behind, "catching up");
+                self.progress_said = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Says what went wrong, and how long to wait.
+    async fn failed(&mut self, failed: Failed) -> Outcome {
+        self.failures = self.failures.saturating_add(1);
+        let party = self.report.source().clone();
+        let outcome = match failed {
+            Failed::Source(SourceError::Throttled { wait }) => {
+                self.throttles = self.throttles.saturating_add(1);
+                let wait = wait.unwrap_or_else(|| retry::cool_down(self.throttles, fastrand::f64()));
+                self.metrics.throttled_seconds.inc_by(wait.as_secs_f64());
+                if self.client.host().throttled(&self.settings.id, wait) {
+                    tracing::warn!(org = %self.settings.id, "a second organization was throttled: its host is paused");
+                }
+                let until = self.clock.now() + seconds(wait);
+                party.waiting(WaitReason::Throttled, Some(until), "Pulumi asked to slow down");
+                Outcome::Waiting(wait)
+            }
+            Failed::Source(SourceError::Transient(cause) | SourceError::TooHeavy(cause)) => {
+                self.back_off(&cause)
+            }
+            Failed::Source(SourceError::Credentials { cause, remedy }) => {
+                party.paused(&Problem { reason: PauseReason::Credentials, cause, remedy });
+                Outcome::Paused(CREDENTIALS_PAUSE)
+            }
+            Failed::Source(SourceError::Permission { cause, remedy }) => {
+                party.paused(&Problem { reason: PauseReason::Permission, cause, remedy });
+                self.forbidden.refused(self.clock.now(), &*self.journal, &self.settings.id).await;
+                Outcome::Paused(FORBIDDEN_PAUSE)
+            }
+            Failed::Source(
+                SourceError::Configuration { cause, remedy } | SourceError::BadRequest { cause, remedy },
+            ) => {
+                party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
+                Outcome::Paused(CONFIGURATION_PAUSE)
+            }
+            Failed::Stuck(stuck) => {
+                party.paused(&Problem {
+                    reason: PauseReason::Configuration,
+                    cause: format!("the service does not answer as an audit log does: {stuck}"),
+                    remedy: "check `api_url` and what stands between here and there; nothing of the window was believed".into(),
+                });
+                Outcome::Paused(CREDENTIALS_PAUSE)
+            }
+            Failed::Journal(JournalError::Conflict(cause)) => self.back_off(&cause),
+            Failed::Journal(error) => {
+                party.paused(&Problem {
+                    reason: PauseReason::Disk,
+                    cause: error.to_string(),
+                    remedy: "free space on the state directory's disk, or repair it; events stay at the source meanwhile".into(),
+                });
+                self.reload().await;
+                Outcome::Paused(DISK_PAUSE)
+            }
+        };
+        if matches!(outcome, Outcome::Paused(_)) {
+            self.report.first_sweep_ended();
+        }
+        outcome
+    }
+
+    fn back_off(&self, cause: &str) -> Outcome {
+        let wait = retry::backoff(self.failures, fastrand::f64());
+        self.report.source().waiting(WaitReason::Backoff, Some(self.clock.now() + seconds(wait)), cause);
+        Outcome::Waiting(wait)
+    }
+
+    /// Waits, but ends early when a token's place holds something else.
+    async fn wait_for_a_person(&mut self, wait: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < wait {
+            sleep(SECRET_LOOK.min(wait)).await;
+            if self.client.tokens_changed() && self.forbidden.extra_try(self.clock.now()).is_none() {
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    None,
+    LessThanHalf,
+    Plenty,
+}
+
+/// The work between reading and committing: pure, and long enough to leave the runtime's threads alone.
+struct Difference {
+    settings: OrgSettings,
+    kind: Kind,
+    window: Window,
+    next: u64,
+    link: Link,
+    before: Summary,
+    after: Summary,
+    pages: Vec<crate::journal::TallyPage>,
+    floor: Option<Second>,
+}
+
+#[derive(Default)]
+struct Changed {
+    chunks: Vec<Chunk>,
+    tally: Vec<crate::journal::TallyPage>,
+    odd: Vec<New>,
+    overflowed: bool,
+}
+
+/// What is counted of a new event.
+struct New {
+    at: Option<Second>,
+    odd: crate::event::Odd,
+}
+
+impl Difference {
+    fn run(self, seen: Vec<Event>) -> Result<Changed, JournalError> {
+        let mut tally =
+            Tally::read(&self.pages).map_err(|damaged| JournalError::Damaged(damaged.to_string()))?;
+        let new = tally.take(seen);
+        let odd = new.iter().map(|new| New { at: new.event.at, odd: new.event.odd }).collect();
+        let cut = Cut {
+            id: &self.settings.id,
+            org: &self.settings.org,
+            mode: self.kind.mode(),
+            window: self.window,
+            next: self.next,
+            link: self.link,
+            before: self.before,
+            after: self.after,
+        };
+        let chunks = cut.chunks(new);
+        // What lies wholly below the floor would be deleted again by the same transaction.
+        let kept = |minute: i64| {
+            minute == TIMELESS_MINUTE || self.floor.is_none_or(|floor| (minute + 1) * 60 > floor.0)
+        };
+        let pages = tally.changed().into_iter().filter(|page| kept(page.minute)).collect();
+        Ok(Changed { chunks, tally: pages, odd, overflowed: tally.overflowed() })
+    }
+}
+
+/// Tries after a 403, kept in the state so that a crash loop does not hammer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Forbidden {
+    /// Local time of the last refusal.
+    last: Option<Second>,
+    /// Tries beyond one in [`FORBIDDEN_PAUSE`], within the last hour.
+    extra: Vec<Second>,
+}
+
+const FORBIDDEN_NOTE: &str = "forbidden";
+
+impl Forbidden {
+    async fn load(journal: &dyn Journal, id: &crate::event::OrgId) -> Forbidden {
+        let note = journal.note(id, FORBIDDEN_NOTE).await.ok().flatten();
+        note.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Whether a try out of turn is allowed now; if not, how long until the regular one.
+    fn extra_try(&mut self, now: Second) -> Option<Duration> {
+        let last = self.last?;
+        let pause = seconds(FORBIDDEN_PAUSE);
+        if now - last >= pause || now < last {
+            return None;
+        }
+        self.extra.retain(|at| (0..3_600).contains(&(now - *at)));
+        if self.extra.len() < FORBIDDEN_EXTRA_MAX {
+            self.extra.push(now);
+            return None;
+        }
+        Some(Duration::from_secs(u64::try_from(last + pause - now).unwrap_or(0)))
+    }
+
+    async fn refused(&mut self, now: Second, journal: &dyn Journal, id: &crate::event::OrgId) {
+        self.last = Some(now);
+        let note = serde_json::to_vec(self).ok();
+        if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, note).await {
+            tracing::warn!(org = %id, %error, "cannot keep when the source was last refused");
+        }
+    }
+
+    async fn clear(&mut self, journal: &dyn Journal, id: &crate::event::OrgId) {
+        if self.last.take().is_some() {
+            self.extra.clear();
+            if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, None).await {
+                tracing::warn!(org = %id, %error, "cannot forget when the source was last refused");
+            }
+        }
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}

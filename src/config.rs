@@ -1,2 +1,673 @@
-//! placeholder
+//! The configuration files as written. The doc comments of the file types are the reference: each says what a key does, what it is
+//! by default, and what changing it costs.
+//!
+//! Defaults ◀ `forwarder.toml` ◀ the org's file ◀ environment; what they come to is [`settings`]. Nothing here opens a connection
+//! or a state directory. Every mistake that can be found is reported at once, each with its file and line.
+//!
+//! *Why nearly every key is optional in these types:* a key may come from any layer, so only the merged whole can lack one.
+//! *Why neither `flatten` nor `untagged`:* serde forgets with both where a mistake stood.
+
+mod address;
+mod document;
+mod layers;
+mod mistake;
+mod not_yet;
+pub mod quantity;
+mod resolve;
 pub mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use figment::value::{Dict, Value};
+use serde::Deserialize;
+
+use self::document::Document;
+use self::layers::{Layer, Origin, View};
+pub use self::mistake::{Invalid, Mistake};
+use self::quantity::{Period, Size};
+use self::settings::Settings;
+use crate::event::OrgId;
+
+/// Variables that begin so are keys of `forwarder.toml`.
+pub const ENVIRONMENT_PREFIX: &str = "PAF_";
+/// Below the working directory.
+const LOCAL_FILE: &str = "config/forwarder.toml";
+const SYSTEM_FILE: &str = "/etc/pulumi-audit-forwarder/forwarder.toml";
+/// Most org files read. Each costs a task and some memory; more belong into a second daemon.
+const ORGS_MAX: usize = 10_000;
+
+const DEFAULTS: &str = include_str!("config/defaults.toml");
+const ORG_DEFAULTS: &str = "start = \"now\"";
+const DEFAULT: &str = "default";
+
+/// `forwarder.toml`. It may be empty: every key has a default.
+///
+/// Each key can also be given as an environment variable: `PAF_`, then the key in capitals, with `__` between the levels
+/// (`PAF_LOG__LEVEL=debug`). The environment wins over every file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwarderFile {
+    /// Directory of the journal and of everything else the daemon must remember.
+    ///
+    /// Default: `$STATE_DIRECTORY` (systemd sets it), else `/var/lib/pulumi-audit-forwarder`. It needs a local file system that
+    /// keeps what was synced. Starting with another directory is starting with nothing: with an S3 destination the daemon
+    /// continues from the archive, otherwise every org begins again at its `start`.
+    pub state_dir: Option<PathBuf>,
+
+    /// Directory with one TOML file for each org.
+    ///
+    /// Default: `orgs`, beside `forwarder.toml`. Files that do not end in `.toml`, and hidden ones, are passed over.
+    pub orgs_dir: Option<PathBuf>,
+
+    /// Whether a secret's file may be readable by its group (mode 0440), as Kubernetes' `fsGroup` makes it.
+    ///
+    /// Default: `false`. With `true`, everyone in that group can read the secrets.
+    pub allow_group_readable_secrets: Option<bool>,
+
+    /// The daemon's own HTTP endpoints.
+    #[serde(default)]
+    pub admin: AdminSection,
+
+    /// What the daemon says while it runs.
+    #[serde(default)]
+    pub log: LogSection,
+
+    /// The journal between collecting and delivering.
+    #[serde(default)]
+    pub journal: JournalSection,
+
+    /// Defaults for every org's `[source]`.
+    #[serde(default)]
+    pub source: SourceSection,
+
+    /// Defaults for every org's `[sentinel]`. An org delivers to Sentinel only if its own file has the section.
+    pub sentinel: Option<SentinelSection>,
+
+    /// Defaults for every org's `[s3]`. An org delivers to S3 only if its own file has the section; there it may be empty.
+    pub s3: Option<S3Section>,
+
+    /// Defaults for every org's `[file]`. An org delivers to files only if its own file has the section.
+    pub file: Option<FileSection>,
+}
+
+/// `[admin]` of `forwarder.toml`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminSection {
+    /// Address and port of `/metrics`, `/livez`, `/readyz`, `/api/status` and the status page.
+    ///
+    /// Default: `127.0.0.1:9465`; `off` opens none. There is no password: on another address, everyone who reaches the port can
+    /// read the names of orgs and how far each of them is, though never a secret or an event.
+    pub listen: Option<String>,
+}
+
+/// `[log]` of `forwarder.toml`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSection {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    ///
+    /// Default: `info`, a few lines an hour. `debug` writes several lines for each chunk.
+    pub level: Option<LogLevel>,
+
+    /// `text`, `json`, or `auto`: text on a terminal, one JSON object a line otherwise.
+    ///
+    /// Default: `auto`.
+    pub format: Option<LogFormatName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormatName {
+    Auto,
+    Text,
+    Json,
+}
+
+/// `[journal]` of `forwarder.toml`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalSection {
+    /// Most bytes the journal keeps of one org.
+    ///
+    /// Default: `2GiB`, at least `1MiB`. At the limit acknowledged chunks go first, whatever their age; then collecting waits
+    /// until a destination has taken something. Nothing is dropped, but the longer it waits, the nearer the service's own
+    /// retention comes. The disk must hold this much for every org.
+    pub max_bytes_per_org: Option<Size>,
+
+    /// How long a chunk is kept after every destination has acknowledged it.
+    ///
+    /// Default: `7d`. It is what a destination added later begins with; more costs disk only.
+    pub retain: Option<Period>,
+}
+
+/// `[source]`: how an org is read from Pulumi. In `forwarder.toml` the default for every org; each org may override each key.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSection {
+    /// Address of the Pulumi service.
+    ///
+    /// Default: `https://api.pulumi.com`. Change it for a self-hosted service only. `http://` is accepted for loopback addresses.
+    pub api_url: Option<String>,
+
+    /// Pulumi access token of someone who may read the organization's audit logs: `{ file = "…" }` or `{ env = "…" }`.
+    ///
+    /// Required. The file must be readable by the daemon's user alone; it is read again when the token is refused, so replacing
+    /// it is enough.
+    pub token: Option<SecretPlace>,
+
+    /// A second token, tried when the first is refused, so that tokens can be exchanged without a gap.
+    pub next_token: Option<SecretPlace>,
+
+    /// How often the newest events are fetched.
+    ///
+    /// Default: `5m`, at least `1s`. A shorter interval brings events sooner and costs one request more each time, of a limit
+    /// that Pulumi does not publish.
+    pub poll_interval: Option<Period>,
+
+    /// How much of the time before the newest known event is read again each time, because events may become visible late.
+    ///
+    /// Default: `15m`. Less finds late events later (see `rescan_after`); more costs requests where an org is busy.
+    pub overlap: Option<Period>,
+
+    /// How long an event is left alone before it is fetched.
+    ///
+    /// Default: `0s`. A few seconds spare some rereading where the service is often late, and delay every event by as much.
+    pub settle: Option<Period>,
+
+    /// The ages at which every span of time is read once more. After the last it is settled and not read again.
+    ///
+    /// Default: `["1h", "6h", "24h"]`, each at least `1s`. What becomes visible later than the last age is lost, and an empty list
+    /// leaves only `overlap`. A quiet org costs one request for each.
+    pub rescan_after: Option<Vec<Period>>,
+
+    /// Most requests a second for this org.
+    ///
+    /// Default: `2`. Fractions are possible. More catches up faster after an absence and risks being throttled.
+    pub requests_per_second: Option<f64>,
+
+    /// Most requests a second to the service's host, all orgs together.
+    ///
+    /// Default: `10`. Pulumi limits by the address that asks, so this is what protects one org from the others.
+    pub host_requests_per_second: Option<f64>,
+
+    /// File with further certificate authorities (PEM), for a self-hosted service. The system's remain trusted.
+    pub ca_file: Option<PathBuf>,
+
+    /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads the token and every event.
+    pub allow_http: Option<bool>,
+}
+
+/// Where a secret is: exactly one of the keys. A secret never stands in a configuration file itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretPlace {
+    /// A file with the secret and nothing else. One newline at its end is cut.
+    pub file: Option<PathBuf>,
+
+    /// The name of an environment variable. It is read when the daemon starts, so changing it takes a restart.
+    pub env: Option<String>,
+}
+
+/// An org's file. Its name without `.toml` is the org's id: lower-case letters, digits, `-` and `_`. State, event keys and objects
+/// are named after it, so it never changes; a new name is a new org that begins at its `start`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrgFile {
+    /// Pulumi's current name of the organization. Required. After a rename at Pulumi, change it here and leave the file's name.
+    pub org: Option<String>,
+
+    /// Where collecting begins: `now`, or a time such as `2026-01-01T00:00:00Z`.
+    ///
+    /// Default: `now`, the moment of the first start. With a time, everything since then is fetched, oldest first, while the
+    /// present is polled as usual. Moving it earlier later on fetches what is missing; moving it later has no effect.
+    pub start: Option<String>,
+
+    /// How the org is read.
+    #[serde(default)]
+    pub source: SourceSection,
+
+    /// Deliver to Microsoft Sentinel. The section's presence enables it.
+    pub sentinel: Option<SentinelSection>,
+
+    /// Deliver to S3. The section's presence enables it.
+    pub s3: Option<S3Section>,
+
+    /// Deliver to files on this machine. The section's presence enables it.
+    pub file: Option<FileSection>,
+}
+
+/// `[sentinel]`: rows in a Log Analytics table through Azure's Logs Ingestion API.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SentinelSection {
+    /// The logs ingestion endpoint of the data collection endpoint or rule. Required.
+    pub endpoint: Option<String>,
+
+    /// The immutable id of the data collection rule: `dcr-` and 32 hexadecimal digits. Required.
+    pub rule_id: Option<String>,
+
+    /// The rule's input stream.
+    ///
+    /// Default: `Custom-PulumiAuditLogs_CL`.
+    pub stream: Option<String>,
+
+    /// Which columns a row has: `extended` has those of Pulumi's own connector, and those that make repeated rows removable.
+    ///
+    /// Default: `extended`.
+    pub columns: Option<ColumnsName>,
+
+    /// Adds the event as received in the column `RawEvent`.
+    ///
+    /// Default: `false`. About doubles what Azure bills.
+    pub raw_event: Option<bool>,
+
+    /// `public`, `usgov` or `china`: sets `authority` and `scope`.
+    ///
+    /// Default: `public`.
+    pub cloud: Option<CloudName>,
+
+    /// Where tokens are issued, instead of what `cloud` says. Always `https://`.
+    pub authority: Option<String>,
+
+    /// For what tokens are issued, instead of what `cloud` says. Ends in `/.default`.
+    pub scope: Option<String>,
+
+    /// Who the daemon is for Azure. Required. It needs the role Monitoring Metrics Publisher on the data collection rule.
+    pub identity: Option<IdentitySection>,
+
+    /// File with further certificate authorities (PEM). The system's remain trusted.
+    pub ca_file: Option<PathBuf>,
+
+    /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads the token and every event.
+    pub allow_http: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnsName {
+    Extended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloudName {
+    Public,
+    Usgov,
+    China,
+}
+
+impl CloudName {
+    fn authority(self) -> &'static str {
+        match self {
+            CloudName::Public => "https://login.microsoftonline.com",
+            CloudName::Usgov => "https://login.microsoftonline.us",
+            CloudName::China => "https://login.chinacloudapi.cn",
+        }
+    }
+
+    fn scope(self) -> &'static str {
+        match self {
+            CloudName::Public => "https://monitor.azure.com/.default",
+            CloudName::Usgov => "https://monitor.azure.us/.default",
+            CloudName::China => "https://monitor.azure.cn/.default",
+        }
+    }
+}
+
+/// `identity` of `[sentinel]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentitySection {
+    /// `client_secret`: an app registration with a client secret. Required.
+    pub kind: Option<IdentityKind>,
+
+    /// Id of the Entra tenant. Required.
+    pub tenant_id: Option<String>,
+
+    /// Application (client) id. Required.
+    pub client_id: Option<String>,
+
+    /// The client secret: `{ file = "…" }` or `{ env = "…" }`. Required.
+    pub secret: Option<SecretPlace>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityKind {
+    ClientSecret,
+}
+
+/// `[s3]`: every event, unmapped, as gzipped JSON lines, each object once.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Section {
+    /// Bucket to write to. The name alone, without `s3://`. Required.
+    pub bucket: Option<String>,
+
+    /// What every object's name begins with, before `/`.
+    ///
+    /// Default: empty, the bucket's root. Changing it begins a second archive and leaves the first where it is.
+    pub prefix: Option<String>,
+
+    /// The bucket's region.
+    ///
+    /// Default: what the AWS SDK finds (`AWS_REGION`, profile).
+    pub region: Option<String>,
+
+    /// Address of an S3 that is not Amazon's. `http://` is accepted for loopback addresses.
+    pub endpoint_url: Option<String>,
+
+    /// Ask for `endpoint/bucket/key` instead of `bucket.endpoint/key`, as most stores other than Amazon's need it.
+    ///
+    /// Default: `false`.
+    pub force_path_style: Option<bool>,
+
+    /// A fixed access key, with `secret_access_key`.
+    ///
+    /// Default: none, and the AWS SDK's usual search (environment, profile, web identity, container, instance) finds credentials
+    /// that expire, which is better.
+    pub access_key_id: Option<String>,
+
+    /// The key's secret: `{ file = "…" }` or `{ env = "…" }`.
+    pub secret_access_key: Option<SecretPlace>,
+
+    /// File with further certificate authorities (PEM). The system's remain trusted.
+    pub ca_file: Option<PathBuf>,
+
+    /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads every event.
+    pub allow_http: Option<bool>,
+}
+
+/// `[file]`: the same names and bytes as in S3, in a directory.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSection {
+    /// Directory to write into. Required. Several orgs may share one.
+    pub path: Option<PathBuf>,
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub settings: Settings,
+    /// The `forwarder.toml` in use.
+    pub file: PathBuf,
+    /// The directory of the orgs' files.
+    pub orgs_dir: PathBuf,
+    /// The merged values of `forwarder.toml`, without the sections that are every org's defaults.
+    pub forwarder_values: Vec<ShownValue>,
+    /// Each org's merged values and its file.
+    pub org_values: Vec<(OrgId, PathBuf, Vec<ShownValue>)>,
+}
+
+/// A merged value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownValue {
+    pub key: Vec<String>,
+    /// As TOML. Secrets are shown as their sources, since that is all a configuration holds of them.
+    pub value: String,
+    /// `file:line`, an environment variable, or `default`.
+    pub origin: String,
+}
+
+/// Loads and checks the configuration: `path`, else `$PAF_CONFIG`, else `config/forwarder.toml` below the working directory, else
+/// `/etc/pulumi-audit-forwarder/forwarder.toml`. Secrets and certificate files are read once, to see that they can be.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: Option<&Path>) -> Result<Loaded, Invalid> {
+    load_in(path, &Surroundings::of_process()?, Secrets::MustBeReadable)
+}
+
+/// The same for commands that use no secret, and may be run by someone who cannot read them.
+///
+/// # Errors
+/// As [`load`], but for secrets.
+pub fn load_without_secrets(path: Option<&Path>) -> Result<Loaded, Invalid> {
+    load_in(path, &Surroundings::of_process()?, Secrets::Unread)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Secrets {
+    MustBeReadable,
+    Unread,
+}
+
+/// What the process finds itself in; a value, so that tests can choose it.
+#[derive(Clone, Debug)]
+struct Surroundings {
+    directory: PathBuf,
+    variables: Vec<(String, String)>,
+}
+
+impl Surroundings {
+    fn of_process() -> Result<Surroundings, Invalid> {
+        let directory = std::env::current_dir().map_err(|error| {
+            let text = format!("cannot be told ({error}): start in a directory that exists");
+            Invalid { mistakes: vec![Mistake::new("working directory", text)] }
+        })?;
+        let ours = |name: &str| name.starts_with(ENVIRONMENT_PREFIX) || name == "STATE_DIRECTORY";
+        let mut variables = Vec::new();
+        let mut mistakes = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            match value.into_string() {
+                _ if !ours(&name) => {}
+                Ok(value) => variables.push((name, value)),
+                Err(_) => mistakes.push(Mistake::new("environment", "give UTF-8").at_key(&name)),
+            }
+        }
+        variables.sort();
+        if mistakes.is_empty() {
+            Ok(Surroundings { directory, variables })
+        } else {
+            Err(Invalid { mistakes })
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        let found = self.variables.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// The file to load.
+    fn find(&self, asked: Option<&Path>) -> Result<PathBuf, Invalid> {
+        if let Some(path) =
+            asked.map(Path::to_owned).or_else(|| self.variable("PAF_CONFIG").map(PathBuf::from))
+        {
+            return Ok(path);
+        }
+        let places = [LOCAL_FILE, SYSTEM_FILE];
+        places.iter().map(PathBuf::from).find(|path| self.directory.join(path).exists()).ok_or_else(|| {
+            let text = format!(
+                "none found: neither $PAF_CONFIG is set nor is there {} or {SYSTEM_FILE}; \
+                 name one with --config, or write a first one with `pulumi-audit-forwarder config init`",
+                self.directory.join(LOCAL_FILE).display()
+            );
+            Invalid { mistakes: vec![Mistake::new("configuration", text)] }
+        })
+    }
+}
+
+fn load_in(path: Option<&Path>, surroundings: &Surroundings, secrets: Secrets) -> Result<Loaded, Invalid> {
+    let path = surroundings.find(path)?;
+    let invalid = |mistakes| Invalid { mistakes };
+    let document = Arc::new(Document::read(&path, &surroundings.directory).map_err(invalid)?);
+    let defaults = built_in(DEFAULTS).map_err(invalid)?;
+    let org_defaults = built_in(ORG_DEFAULTS).map_err(invalid)?;
+    let environment = layers::environment(&surroundings.variables);
+
+    let mut bottom = vec![Layer { origin: Origin::Default(DEFAULT), values: defaults }];
+    if let Some(directory) = surroundings.variable("STATE_DIRECTORY") {
+        // systemd separates several with a colon; the first is the one the unit names first.
+        let first = directory.split(':').next().unwrap_or(directory);
+        let values = Dict::from([("state_dir".to_owned(), Value::from(first))]);
+        bottom.push(Layer { origin: Origin::Default("default, from $STATE_DIRECTORY"), values });
+    }
+    let written = Layer { origin: Origin::File(document.clone()), values: document.values.clone() };
+    let shared: Vec<Layer> = bottom.iter().cloned().chain([written, environment]).collect();
+
+    let mut view = View::new(shared.clone(), Some(document.clone()));
+    let values: ForwarderFile = view.read();
+    let forwarder = resolve::forwarder(&mut view, &values, surroundings);
+    let mut mistakes = std::mem::take(&mut view.mistakes);
+    Mistake::sort(&mut mistakes);
+    let mut forwarder_values = view.shown();
+    forwarder_values.retain(|value| !matches!(value.key[0].as_str(), "source" | "sentinel" | "s3" | "file"));
+
+    let mut orgs = Vec::new();
+    let mut org_values = Vec::new();
+    let mut warnings = Vec::new();
+    let mut known: BTreeMap<(String, String), (OrgId, PathBuf)> = BTreeMap::new();
+    let files = match &forwarder.orgs_dir {
+        Some(orgs_dir) => match org_files(orgs_dir, surroundings) {
+            Ok(files) => files,
+            Err(text) => {
+                view.refuse(&["orgs_dir"], text);
+                mistakes.append(&mut view.mistakes);
+                Vec::new()
+            }
+        },
+        None => Vec::new(),
+    };
+    for file in files {
+        let (id, document) = match org_document(&file, surroundings) {
+            Ok(found) => found,
+            Err(mut found) => {
+                mistakes.append(&mut found);
+                continue;
+            }
+        };
+        let mut view = View::new(org_layers(&shared, &org_defaults, &document), Some(document));
+        let values: OrgFile = view.read();
+        let settings = resolve::org(&mut view, &values, &id, &forwarder, surroundings, secrets);
+        if let Some(settings) = settings {
+            let same = (settings.source.api_url.clone(), settings.org.to_lowercase());
+            if let Some((other, other_file)) = known.get(&same) {
+                view.refuse(
+                    &["org"],
+                    format!(
+                        "this organization is configured as `{other}` already ({}): remove one of the two files, \
+                         or every event arrives twice",
+                        other_file.display()
+                    ),
+                );
+            }
+            known.entry(same).or_insert((id.clone(), file.clone()));
+            orgs.push(settings);
+        }
+        for warning in std::mem::take(&mut view.warnings) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        org_values.push((id, file, view.shown()));
+        Mistake::sort(&mut view.mistakes);
+        for mistake in view.mistakes {
+            // A shared section is read once for each org.
+            if !mistakes.contains(&mistake) {
+                mistakes.push(mistake);
+            }
+        }
+    }
+    match forwarder.settings(orgs, warnings) {
+        Some((settings, orgs_dir)) if mistakes.is_empty() => Ok(Loaded {
+            settings,
+            file: surroundings.directory.join(&path),
+            orgs_dir: surroundings.directory.join(orgs_dir),
+            forwarder_values,
+            org_values,
+        }),
+        _ => Err(Invalid { mistakes }),
+    }
+}
+
+fn built_in(text: &str) -> Result<Dict, Vec<Mistake>> {
+    Document::parse(Path::new("built-in defaults"), text).map(|document| document.values)
+}
+
+/// An org's layers: of the shared ones only the sections it may inherit, and of destinations only those its own file has.
+fn org_layers(shared: &[Layer], org_defaults: &Dict, document: &Arc<Document>) -> Vec<Layer> {
+    let inherits =
+        |name: &str| name == "source" || (is_destination(name) && document.values.contains_key(name));
+    let mut layers: Vec<Layer> = shared
+        .iter()
+        .map(|layer| {
+            let mut values = layer.values.clone();
+            values.retain(|name, _| inherits(name));
+            Layer { origin: layer.origin.clone(), values }
+        })
+        .collect();
+    layers[0].values.extend(org_defaults.clone());
+    let own = Layer { origin: Origin::File(document.clone()), values: document.values.clone() };
+    // Only the environment is above the org's own file.
+    layers.insert(layers.len() - 1, own);
+    layers
+}
+
+fn is_destination(name: &str) -> bool {
+    crate::destination::DestinationName::parse(name).is_some()
+}
+
+/// The orgs' files in the order of their names, as they are shown to people.
+fn org_files(orgs_dir: &Path, surroundings: &Surroundings) -> Result<Vec<PathBuf>, String> {
+    let remedy = "put a file for each org there, such as acme.toml";
+    let real = surroundings.directory.join(orgs_dir);
+    let unreadable = |error: std::io::Error| {
+        format!("the orgs directory {} cannot be read ({error}): {remedy}", orgs_dir.display())
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&real).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        let name = Path::new(&name);
+        let hidden = name.to_string_lossy().starts_with('.');
+        if !hidden && name.extension().is_some_and(|extension| extension == "toml") {
+            files.push(orgs_dir.join(name));
+        }
+        if files.len() > ORGS_MAX {
+            return Err(format!(
+                "more than {ORGS_MAX} orgs in {}: share them among several daemons",
+                real.display()
+            ));
+        }
+    }
+    if files.is_empty() {
+        return Err(format!("no org in {}: {remedy}", orgs_dir.display()));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn org_document(file: &Path, surroundings: &Surroundings) -> Result<(OrgId, Arc<Document>), Vec<Mistake>> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let id = OrgId::new(&stem)
+        .map_err(|error| vec![Mistake::new(file.display().to_string(), error.to_string())])?;
+    Ok((id, Arc::new(Document::read(file, &surroundings.directory)?)))
+}

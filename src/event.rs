@@ -141,6 +141,19 @@ pub struct Event {
     pub payload: Payload,
     /// The event type as sent; empty when there was none. Needed to ask inside a dense second.
     pub kind: Arc<str>,
+    pub odd: Odd,
+}
+
+/// What is unexpected about an event; counted once, when it is journaled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Odd {
+    /// A field this version does not know.
+    pub unknown_field: bool,
+    /// A field that is always there is not.
+    pub missing_field: bool,
+    /// A known field of another type, or an event that is not an object.
+    pub bad_type: bool,
+    pub implausible_time: bool,
 }
 
 /// Lower-case hexadecimal.

@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 mod contract;
+pub mod measured;
 pub mod memory;
 pub mod sqlite;
 
@@ -71,11 +72,19 @@ pub struct WindowRecord {
 /// Windows, and acknowledged receipts, kept per org and lane.
 pub const WINDOWS_KEPT: u32 = 10_000;
 
+/// Rows in quarantine per lane. An acknowledgement that would exceed it is refused with [`JournalError::Disk`], so that its lane
+/// pauses for a person: dropping rows would lose them.
+pub const QUARANTINE_ROWS_MAX: u64 = 100_000;
+
+/// Longest value of a note.
+pub const NOTE_BYTES_MAX: usize = 4_096;
+
 /// Everything one append commits, or nothing of it.
 #[derive(Clone, Debug)]
 pub struct Append {
     /// The revision the decision was made on.
     pub revision: u64,
+    /// `None` leaves it as it is.
     pub start: Option<Second>,
     /// The whole coverage afterwards.
     pub coverage: Coverage,
@@ -153,7 +162,8 @@ pub enum JournalError {
 #[async_trait]
 pub trait Journal: Send + Sync {
     /// Opens an org, creating it when it is new, and makes `lanes` its configured lanes: one that is new starts at the oldest
-    /// chunk kept; one that is gone no longer holds chunks back (its checkpoint is kept).
+    /// chunk kept; one that is gone no longer holds chunks back (its checkpoint is kept). One that comes back continues at its
+    /// checkpoint, or, where that was pruned meanwhile, like a new one.
     async fn open(&self, org: &OrgId, lanes: &[DestinationName]) -> Result<OrgState, JournalError>;
 
     /// Every org the journal knows, configured or not.
@@ -169,7 +179,8 @@ pub trait Journal: Send + Sync {
     /// A chunk, or `None` when it is not yet there or already pruned.
     async fn chunk(&self, org: &OrgId, number: u64) -> Result<Option<Chunk>, JournalError>;
 
-    /// Moves a lane's checkpoint past a chunk. Durable when this returns.
+    /// Moves a lane's checkpoint past a chunk. Durable when this returns. A receipt that confirms makes the rows final that were in
+    /// quarantine before it; its own rows are kept as they say.
     async fn acknowledge(&self, org: &OrgId, acknowledge: Acknowledge) -> Result<(), JournalError>;
 
     async fn outstanding(
@@ -189,7 +200,8 @@ pub trait Journal: Send + Sync {
     async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError>;
 
     /// Deletes chunks that every configured lane has acknowledged: those appended before `before`, and, oldest first, as many more as
-    /// needed to come down to `bytes_max`. Returns how many went. Never touches a chunk some lane has to deliver.
+    /// needed to come down to `bytes_max`. Returns how many went. Never touches a chunk some lane has to deliver, nor anything while
+    /// no lane is configured; what is kept stays dense, so it ends at the first chunk that has to stay.
     async fn prune(&self, org: &OrgId, before: Second, bytes_max: u64) -> Result<u64, JournalError>;
 
     /// A small value kept beside an org's state, such as when it was last refused. At most 4 KiB.

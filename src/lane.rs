@@ -1,1 +1,309 @@
-//! placeholder
+//! Lanes: one reader of the journal for one (org, destination), with one checkpoint.
+//!
+//! A chunk is delivered until its destination has answered definitively; only then does the checkpoint pass it. A lane never gives
+//! up and never drops: it waits, or it is paused and says why. What a destination's answer means is in the answer itself
+//! ([`crate::destination::Answer`]); what follows from it is here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::chunk::Chunk;
+use crate::clock::Clock;
+use crate::collect::{Checkpoints, Journaled};
+use crate::destination::{
+    Answer, Backlog, Destination, DestinationName, PauseReason, Problem, Receipt, WaitReason,
+};
+use crate::event::OrgId;
+use crate::journal::{Acknowledge, Journal, JournalError};
+use crate::metrics::{Delivery, OrgMetrics};
+use crate::report::Party;
+use crate::retry;
+
+/// First probe of a paused lane; it grows to [`PROBE_LAST`].
+const PROBE_FIRST: Duration = Duration::from_secs(60);
+const PROBE_LAST: Duration = Duration::from_secs(300);
+/// How often a changed secret is looked for while one is refused.
+const SECRET_LOOK: Duration = Duration::from_secs(2);
+/// How often the disk is tried again.
+const DISK_PAUSE: Duration = Duration::from_secs(10);
+/// How often the figures of a busy lane are computed anew.
+const FIGURES_EVERY: Duration = Duration::from_secs(1);
+
+/// One lane. Safe to drop at any await: until `acknowledge` returns, a restart begins with the same chunk again.
+pub struct Lane {
+    org: OrgId,
+    destination: Box<dyn Destination>,
+    name: DestinationName,
+    journal: Arc<dyn Journal>,
+    journaled: watch::Receiver<Journaled>,
+    checkpoint: u64,
+    checkpoints: Arc<Checkpoints>,
+    party: Party,
+    metrics: Arc<OrgMetrics>,
+    clock: Clock,
+    /// Without a definitive answer, in a row.
+    failures: u32,
+    /// Refused probes in a row.
+    probes: u32,
+    figures_at: Option<Instant>,
+    stop: CancellationToken,
+}
+
+/// What a lane is made from.
+pub struct Parts {
+    pub org: OrgId,
+    pub destination: Box<dyn Destination>,
+    pub journal: Arc<dyn Journal>,
+    pub journaled: watch::Receiver<Journaled>,
+    pub checkpoint: u64,
+    pub checkpoints: Arc<Checkpoints>,
+    pub party: Party,
+    pub metrics: Arc<OrgMetrics>,
+    pub clock: Clock,
+    pub stop: CancellationToken,
+}
+
+impl Lane {
+    pub fn new(parts: Parts) -> Lane {
+        Lane {
+            name: parts.destination.name(),
+            org: parts.org,
+            destination: parts.destination,
+            journal: parts.journal,
+            journaled: parts.journaled,
+            checkpoint: parts.checkpoint,
+            checkpoints: parts.checkpoints,
+            party: parts.party,
+            metrics: parts.metrics,
+            clock: parts.clock,
+            failures: 0,
+            probes: 0,
+            figures_at: None,
+            stop: parts.stop,
+        }
+    }
+
+    /// Delivers until stopped; the delivery under way is finished first, so that its answer is not lost. `drained` is cancelled
+    /// when nothing more will be journaled: then the lane ends as soon as it has delivered everything or is paused.
+    pub async fn run(mut self, drained: CancellationToken) {
+        while !self.stop.is_cancelled() {
+            // Seen before the journal is asked, so that a commit after the question ends the wait below.
+            self.journaled.borrow_and_update();
+            let chunk = match self.journal.chunk(&self.org, self.checkpoint).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => {
+                    self.figures(true).await;
+                    if drained.is_cancelled() {
+                        return;
+                    }
+                    self.wait_for_chunks(&drained).await;
+                    continue;
+                }
+                Err(error) => {
+                    self.disk(&error).await;
+                    continue;
+                }
+            };
+            self.figures(false).await;
+            let begun = Instant::now();
+            let backlog = JournalBacklog { journal: self.journal.clone(), org: self.org.clone() };
+            let answer = self.destination.deliver(&chunk, &backlog).await;
+            self.metrics.lane(self.name).delivery_duration.observe(begun.elapsed().as_secs_f64());
+            let paused = matches!(answer, Answer::Paused(_));
+            match answer {
+                Answer::Durable(receipt) => self.acknowledge(&chunk, receipt).await,
+                answer => self.wait(&chunk, answer, paused && drained.is_cancelled()).await,
+            }
+            if paused && drained.is_cancelled() {
+                self.figures(true).await;
+                return;
+            }
+        }
+    }
+
+    /// The destination has it. Until the acknowledgement is committed, a restart delivers it again.
+    async fn acknowledge(&mut self, chunk: &Chunk, receipt: Receipt) {
+        let mut acknowledge = Acknowledge {
+            destination: self.name,
+            chunk: chunk.number,
+            receipt: receipt.clone(),
+            now: self.clock.now(),
+        };
+        while let Err(error) = self.journal.acknowledge(&self.org, acknowledge.clone()).await {
+            if self.stop.is_cancelled() {
+                return;
+            }
+            if let JournalError::Conflict(_) = error {
+                // A commit that seemed to fail may have succeeded: what is stored decides.
+                match self.journal.open(&self.org, &self.checkpoints.lanes()).await {
+                    Ok(state) if state.checkpoints.get(&self.name) == Some(&(chunk.number + 1)) => break,
+                    Ok(state) => {
+                        self.checkpoint =
+                            state.checkpoints.get(&self.name).copied().unwrap_or(self.checkpoint);
+                        tracing::error!(org = %self.org, destination = %self.name, chunk = chunk.number, %error, "the lane goes on from its stored checkpoint");
+                        return;
+                    }
+                    Err(_) => {}
+                }
+            }
+            self.disk(&error).await;
+            acknowledge.now = self.clock.now();
+        }
+        self.checkpoint = chunk.number + 1;
+        self.checkpoints.set(self.name, self.checkpoint);
+        self.failures = 0;
+        self.probes = 0;
+        self.party.ok();
+        self.count(chunk, &receipt);
+        tracing::debug!(org = %self.org, destination = %self.name, chunk = chunk.number, rows = receipt.rows, "chunk delivered");
+    }
+
+    fn count(&self, chunk: &Chunk, receipt: &Receipt) {
+        let lane = self.metrics.lane(self.name);
+        lane.delivery(Delivery::Acknowledged);
+        lane.delivered_events.inc_by(u64::from(receipt.rows));
+        lane.delivered_bytes.inc_by(receipt.bytes);
+        if let Some(last) = chunk.last {
+            lane.end_to_end_latency((self.clock.now() - last).max(0) as f64, u64::from(chunk.count));
+        }
+        for refusal in &receipt.quarantined {
+            lane.quarantined(refusal.reason, 1);
+            tracing::warn!(
+                org = %self.org, destination = %self.name, chunk = refusal.at.chunk, row = refusal.at.row,
+                reason = refusal.reason.as_str(), detail = refusal.detail, "row put into quarantine; the archive has it whole"
+            );
+        }
+    }
+
+    /// Anything but durable: says so, and waits.
+    async fn wait(&mut self, chunk: &Chunk, answer: Answer, ending: bool) {
+        let lane = self.metrics.lane(self.name);
+        let number = chunk.number;
+        match answer {
+            Answer::Durable(_) => {}
+            Answer::Ambiguous(cause) => {
+                lane.delivery(Delivery::Ambiguous);
+                self.failures = self.failures.saturating_add(1);
+                let wait = retry::backoff(self.failures, fastrand::f64());
+                self.waiting(WaitReason::Backoff, wait, &cause);
+                tracing::debug!(org = %self.org, destination = %self.name, chunk = number, cause, "no definitive answer");
+                self.sleep(wait).await;
+            }
+            Answer::Throttled { wait, cause } => {
+                lane.delivery(Delivery::Throttled);
+                self.failures = self.failures.saturating_add(1);
+                let wait = wait.unwrap_or_else(|| retry::backoff(self.failures, fastrand::f64()));
+                self.waiting(WaitReason::Throttled, wait, &cause);
+                self.sleep(wait).await;
+            }
+            Answer::Paused(problem) => {
+                lane.delivery(if problem.reason == PauseReason::Disk {
+                    Delivery::Failed
+                } else {
+                    Delivery::Refused
+                });
+                self.party.paused(&problem);
+                if ending {
+                    return;
+                }
+                let wait = match problem.reason {
+                    PauseReason::Credentials => PROBE_FIRST,
+                    PauseReason::Disk => DISK_PAUSE,
+                    _ => (PROBE_FIRST * (self.probes + 1)).min(PROBE_LAST),
+                };
+                self.probes = (self.probes + 1).min(10);
+                self.sleep_until_secret_changes(wait).await;
+            }
+        }
+    }
+
+    fn waiting(&self, reason: WaitReason, wait: Duration, cause: &str) {
+        let seconds = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
+        self.party.waiting(reason, Some(self.clock.now().saturating_add(seconds)), cause);
+    }
+
+    /// The journal refused: nothing is believed, nothing is sent.
+    async fn disk(&mut self, error: &JournalError) {
+        self.metrics.lane(self.name).delivery(Delivery::Failed);
+        self.party.paused(&Problem {
+            reason: PauseReason::Disk,
+            cause: error.to_string(),
+            remedy: "free space on the state directory's disk, or repair it; nothing is lost, the journal keeps its chunks".into(),
+        });
+        self.sleep(DISK_PAUSE).await;
+    }
+
+    async fn wait_for_chunks(&mut self, drained: &CancellationToken) {
+        tokio::select! {
+            changed = self.journaled.changed() => {
+                if changed.is_err() {
+                    // The collector is gone and is being restarted, or the org is ending.
+                    tokio::select! {
+                        () = drained.cancelled() => {}
+                        () = self.stop.cancelled() => {}
+                    }
+                }
+            }
+            () = drained.cancelled() => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    /// Waits; while it does, the figures follow what is journaled.
+    async fn sleep(&mut self, wait: Duration) {
+        let until = Instant::now() + wait;
+        while Instant::now() < until && !self.stop.is_cancelled() {
+            self.figures(false).await;
+            tokio::select! {
+                () = sleep(FIGURES_EVERY.min(until - Instant::now())) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    async fn sleep_until_secret_changes(&mut self, wait: Duration) {
+        let until = Instant::now() + wait;
+        while Instant::now() < until && !self.stop.is_cancelled() {
+            self.sleep(SECRET_LOOK.min(until - Instant::now())).await;
+            if self.destination.secret_changed().await {
+                return;
+            }
+        }
+    }
+
+    /// Backlog and "delivered until", for status and metrics.
+    async fn figures(&mut self, now: bool) {
+        if !now && self.figures_at.is_some_and(|at| at.elapsed() < FIGURES_EVERY) {
+            return;
+        }
+        self.figures_at = Some(Instant::now());
+        let cursor = self.journaled.borrow().cursor;
+        let Ok(outstanding) = self.journal.outstanding(&self.org, self.name).await else { return };
+        let delivered_until = match (cursor, outstanding.first) {
+            (Some(cursor), Some(first)) => Some(cursor.min(first)),
+            (cursor, _) => cursor,
+        };
+        self.party.progress(self.checkpoint, &outstanding, delivered_until);
+    }
+}
+
+struct JournalBacklog {
+    journal: Arc<dyn Journal>,
+    org: OrgId,
+}
+
+#[async_trait]
+impl Backlog for JournalBacklog {
+    async fn after(&self, number: u64) -> Option<Chunk> {
+        self.chunk(number.checked_add(1)?).await
+    }
+
+    async fn chunk(&self, number: u64) -> Option<Chunk> {
+        self.journal.chunk(&self.org, number).await.ok().flatten()
+    }
+}

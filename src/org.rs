@@ -1,1 +1,307 @@
-//! placeholder
+//! One org: a collector that journals, and a lane for each destination that delivers. Reads as the picture in the crate's docs does.
+//!
+//! Nothing of one org waits for another. A part that panics is started again from what is stored, and the others go on.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Second};
+use crate::collect::{self, Checkpoints, Collector, Journaled, Until};
+use crate::config::settings::OrgSettings;
+use crate::destination::s3::client::Connections;
+use crate::destination::sentinel::Sentinel;
+use crate::destination::sentinel::credential::Credentials;
+use crate::destination::{Destination, DestinationName, PauseReason, Problem, file, s3};
+use crate::http::{ClientError, Transport};
+use crate::journal::{Journal, JournalError, OrgState};
+use crate::lane::{self, Lane};
+use crate::pulumi::budget::HostBudgets;
+use crate::pulumi::client::Client;
+use crate::report::{OrgReport, Reports};
+use crate::retry;
+
+/// Makes a transport that trusts the system's authorities and those of a file. Simulated services hand in their own.
+pub type Connect = Arc<dyn Fn(Option<&Path>) -> Result<Arc<dyn Transport>, ClientError> + Send + Sync>;
+
+/// What all orgs share.
+pub struct Shared {
+    pub journal: Arc<dyn Journal>,
+    pub journal_bytes_max: u64,
+    pub reports: Reports,
+    pub clock: Clock,
+    pub connect: Connect,
+    pub hosts: HostBudgets,
+    pub credentials: Credentials,
+    pub s3: Connections,
+}
+
+/// How often a part that cannot be set up (an unreadable `ca_file`, a disk that fails) is tried again.
+const SET_UP_PAUSE: Duration = Duration::from_secs(30);
+/// Rows that a lane may hold provisionally: it pauses at the third in a row.
+const PROVISIONAL_MAX: u32 = 1_000;
+
+/// One org and what it shares.
+#[derive(Clone)]
+pub struct Org {
+    settings: OrgSettings,
+    /// Where in the poll interval its turn is, in seconds.
+    phase: i64,
+    shared: Arc<Shared>,
+    report: OrgReport,
+    stop: CancellationToken,
+}
+
+impl Org {
+    pub fn new(settings: OrgSettings, phase: i64, shared: Arc<Shared>, stop: CancellationToken) -> Org {
+        let report = shared.reports.org(&settings);
+        Org { settings, phase, shared, report, stop }
+    }
+
+    /// Collects and delivers until stopped, or until nothing is due and everything is delivered or paused.
+    pub async fn run(self, until: Until) {
+        let Some(state) = self.open().await else { return };
+        for (destination, first) in &state.added {
+            if *first > 0 {
+                tracing::warn!(
+                    org = %self.settings.id, destination = %destination, chunk = first,
+                    "a new lane starts at the oldest chunk kept; earlier events are not delivered there"
+                );
+            }
+        }
+        let checkpoints = Arc::new(Checkpoints::new(&state.checkpoints));
+        let first =
+            Journaled { next: state.next, cursor: state.start.map(|start| state.coverage.cursor(start)) };
+        let (journaled, _) = watch::channel(first);
+        // Cancelled when nothing more will be journaled.
+        let drained = CancellationToken::new();
+
+        let mut parts = JoinSet::new();
+        for destination in self.settings.destinations() {
+            let (org, checkpoints) = (self.clone(), checkpoints.clone());
+            let (journaled, drained) = (journaled.clone(), drained.clone());
+            parts.spawn(kept_alive(self.clone(), move || {
+                let (org, checkpoints) = (org.clone(), checkpoints.clone());
+                let (journaled, drained) = (journaled.subscribe(), drained.clone());
+                async move { org.deliver(destination, checkpoints, journaled, drained).await }
+            }));
+        }
+        let (org, ended) = (self.clone(), drained.clone());
+        parts.spawn(async move {
+            kept_alive(org.clone(), move || {
+                let (org, checkpoints, journaled) = (org.clone(), checkpoints.clone(), journaled.clone());
+                async move { org.collect(checkpoints, journaled, until).await }
+            })
+            .await;
+            ended.cancel();
+        });
+        while parts.join_next().await.is_some() {}
+    }
+
+    /// The org's state; a disk that fails is a pause, not an end.
+    async fn open(&self) -> Option<OrgState> {
+        loop {
+            match self.shared.journal.open(&self.settings.id, &self.settings.destinations()).await {
+                Ok(state) => return Some(state),
+                Err(error) => {
+                    self.report.source().paused(&disk(&error));
+                    self.report.first_sweep_ended();
+                    self.pause(SET_UP_PAUSE).await?;
+                }
+            }
+        }
+    }
+
+    async fn collect(
+        &self,
+        checkpoints: Arc<Checkpoints>,
+        journaled: watch::Sender<Journaled>,
+        until: Until,
+    ) {
+        let Some(state) = self.open().await else { return };
+        let ca_file = self.settings.source.ca_file.as_deref();
+        let transport = loop {
+            match (self.shared.connect)(ca_file) {
+                Ok(transport) => break transport,
+                Err(error) => {
+                    self.report.source().paused(&unusable(&error));
+                    self.report.first_sweep_ended();
+                    if until == Until::NothingDue || self.pause(SET_UP_PAUSE).await.is_none() {
+                        return;
+                    }
+                }
+            }
+        };
+        let metrics = self.report.metrics();
+        let client = Client::new(
+            &self.settings,
+            transport,
+            &self.shared.hosts,
+            self.shared.clock.clone(),
+            metrics.clone(),
+        );
+        let collector = Collector::new(collect::Parts {
+            settings: self.settings.clone(),
+            phase: self.phase,
+            client,
+            journal: self.shared.journal.clone(),
+            journal_bytes_max: self.shared.journal_bytes_max,
+            state,
+            checkpoints,
+            journaled,
+            report: self.report.clone(),
+            metrics,
+            clock: self.shared.clock.clone(),
+        });
+        collector.run(until, self.stop.clone()).await;
+    }
+
+    async fn deliver(
+        &self,
+        name: DestinationName,
+        checkpoints: Arc<Checkpoints>,
+        journaled: watch::Receiver<Journaled>,
+        drained: CancellationToken,
+    ) {
+        let destination = loop {
+            match self.destination(name).await {
+                Ok(destination) => break destination,
+                Err(problem) => {
+                    self.report.lane(name).paused(&problem);
+                    if drained.is_cancelled() || self.pause(SET_UP_PAUSE).await.is_none() {
+                        return;
+                    }
+                }
+            }
+        };
+        let Some(state) = self.open().await else { return };
+        let checkpoint = state.checkpoints.get(&name).copied().unwrap_or(state.next);
+        checkpoints.set(name, checkpoint);
+        let lane = Lane::new(lane::Parts {
+            org: self.settings.id.clone(),
+            destination,
+            journal: self.shared.journal.clone(),
+            journaled,
+            checkpoint,
+            checkpoints,
+            party: self.report.lane(name).clone(),
+            metrics: self.report.metrics(),
+            clock: self.shared.clock.clone(),
+            stop: self.stop.clone(),
+        });
+        lane.run(drained).await;
+    }
+
+    /// The destination of a lane, as configured.
+    async fn destination(&self, name: DestinationName) -> Result<Box<dyn Destination>, Problem> {
+        let id = &self.settings.id;
+        let provisional =
+            self.shared.journal.quarantine(id, name, PROVISIONAL_MAX).await.map_err(|error| disk(&error))?;
+        destination(&self.settings, name, &self.shared, &self.report, provisional)
+    }
+
+    /// `None` when stopped meanwhile.
+    async fn pause(&self, wait: Duration) -> Option<()> {
+        tokio::select! {
+            () = self.stop.cancelled() => None,
+            () = sleep(wait) => Some(()),
+        }
+    }
+}
+
+/// Makes the destination `name` of an org. It must be configured.
+///
+/// # Errors
+/// When its settings name a file that cannot be used.
+pub fn destination(
+    settings: &OrgSettings,
+    name: DestinationName,
+    shared: &Shared,
+    report: &OrgReport,
+    provisional: Vec<crate::destination::Refusal>,
+) -> Result<Box<dyn Destination>, Problem> {
+    let missing = || Problem {
+        reason: PauseReason::Configuration,
+        cause: format!("destination {name} is not configured"),
+        remedy: format!("add a section [{name}] to the org's file"),
+    };
+    match name {
+        DestinationName::Sentinel => {
+            let sentinel = settings.sentinel.as_ref().ok_or_else(missing)?;
+            let transport =
+                (shared.connect)(sentinel.ca_file.as_deref()).map_err(|error| unusable(&error))?;
+            let credential = shared.credentials.get(sentinel, transport.clone(), &shared.clock);
+            let (clock, metrics) = (shared.clock.clone(), report.metrics());
+            Ok(Box::new(Sentinel::new(sentinel, transport, credential, clock, Arc::default(), provisional)))
+        }
+        DestinationName::S3 => {
+            let bucket = settings.s3.as_ref().ok_or_else(missing)?;
+            Ok(Box::new(s3::destination(bucket, &settings.id, &shared.s3)?))
+        }
+        DestinationName::File => {
+            let folder = settings.file.as_ref().ok_or_else(missing)?;
+            Ok(Box::new(file::destination(folder, &settings.id)))
+        }
+    }
+}
+
+fn disk(error: &JournalError) -> Problem {
+    Problem {
+        reason: PauseReason::Disk,
+        cause: error.to_string(),
+        remedy: "repair the state directory's disk, or free space on it; events stay at the source meanwhile"
+            .into(),
+    }
+}
+
+fn unusable(error: &ClientError) -> Problem {
+    Problem {
+        reason: PauseReason::Configuration,
+        cause: error.to_string(),
+        remedy: "correct `ca_file`; it is read again by itself".into(),
+    }
+}
+
+/// Runs a part again from what is stored whenever it panics.
+async fn kept_alive<F: Future<Output = ()> + Send + 'static>(org: Org, mut part: impl FnMut() -> F) {
+    let mut panics = 0;
+    loop {
+        let mut task = JoinSet::new();
+        task.spawn(part());
+        match task.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                panics += 1;
+                tracing::error!(org = %org.settings.id, panics, "a part of the org panicked and is started again; this is a bug, please report it");
+                if org.pause(retry::backoff(panics + 3, 1.0)).await.is_none() {
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Spreads `count` orgs over the poll interval: the phase of the one at `index`, in seconds.
+pub fn phase(index: usize, count: usize, poll_interval: Duration) -> i64 {
+    let interval = poll_interval.as_secs().max(1);
+    let count = u64::try_from(count).unwrap_or(1).max(1);
+    let index = u64::try_from(index).unwrap_or(0);
+    i64::try_from(interval * (index % count) / count).unwrap_or(0)
+}
+
+/// When, after the process started, the org at `index` begins: close together, but not at once.
+pub fn stagger(index: usize, count: usize, poll_interval: Duration) -> Duration {
+    let apart = poll_interval / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+    apart.min(Duration::from_millis(200)) * u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// Oldest local time whose acknowledged chunks are kept.
+pub fn retained_since(now: Second, retain: Duration) -> Second {
+    now.saturating_add(-i64::try_from(retain.as_secs()).unwrap_or(i64::MAX))
+}

@@ -207,8 +207,8 @@ impl OrgReport {
         &self.0.org
     }
 
-    pub fn metrics(&self) -> &OrgMetrics {
-        &self.0.metrics
+    pub fn metrics(&self) -> Arc<OrgMetrics> {
+        self.0.metrics.clone()
     }
 
     /// The side that reads from Pulumi.

@@ -1,1 +1,310 @@
-//! placeholder
+//! The supervisor: holds the state directory, starts every org, serves the admin endpoints, and ends in order.
+//!
+//! It decides nothing about events. A first signal stops collecting and lets deliveries under way finish; a second one aborts.
+//! State is correct after `kill -9` all the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, AdminError, Liveness, Pulse};
+use crate::cli::Probe;
+use crate::clock::Clock;
+use crate::collect::Until;
+use crate::config::settings::{OrgSettings, Settings};
+use crate::destination::s3::client::Connections;
+use crate::destination::sentinel::credential::Credentials;
+use crate::destination::{PauseReason, Problem};
+use crate::http::Clients;
+use crate::journal::measured::Measured;
+use crate::journal::memory::MemoryJournal;
+use crate::journal::sqlite::SqliteJournal;
+use crate::journal::{Journal, JournalError};
+use crate::metrics::Metrics;
+use crate::org::{self, Connect, Org, Shared};
+use crate::pulumi::budget::HostBudgets;
+use crate::pulumi::client::{Client, SourceError};
+use crate::report::Reports;
+use crate::report::status::{State, Status};
+
+/// Deliveries under way get this long after a signal.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How often chunks past their retention are deleted.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// How often the journal's thread is asked for a sign of life, and how long it may take.
+const PULSE_EVERY: Duration = Duration::from_secs(5);
+const PULSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Until nothing is due and everything is delivered, at most this long; `None`: until a signal.
+    pub once: Option<Duration>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Done,
+    /// `--once` with something undelivered: a line for each.
+    Incomplete(Vec<String>),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[from] std::io::Error),
+}
+
+/// Runs every configured org until a signal, or, with `once`, until nothing is due.
+///
+/// # Errors
+/// When the state directory cannot be used, or the admin address is taken. Nothing was read or sent then.
+pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> Result<Ended, StartError> {
+    let clock = Clock::system();
+    let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&settings.state_dir)?);
+    let reports = Reports::new(metrics.clone(), clock.clone());
+    reports.set_state_open();
+    reports.set_config(true, None);
+    metrics.set_journal_capacity(settings.journal.max_bytes_per_org);
+    for warning in &settings.warnings {
+        tracing::warn!(warning, "configuration");
+    }
+
+    let stop = CancellationToken::new();
+    let shared =
+        shared(&settings, Arc::new(Measured::new(journal.clone(), metrics.clone())), reports.clone(), clock);
+    let mut services = JoinSet::new();
+    if let Some(listen) = settings.admin {
+        let liveness = Liveness::new();
+        services.spawn(beat(journal, liveness.pulse("journal")));
+        let admin = admin::serve(listen, reports.clone(), metrics, liveness, stop.clone()).await?;
+        tracing::info!(address = %admin.address, "admin endpoints are served");
+    }
+    services.spawn(prune(settings.clone(), shared.clone(), stop.clone()));
+
+    let signals = Signals::listen()?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        orgs = settings.orgs.len(),
+        state_dir = %settings.state_dir.display(),
+        "started"
+    );
+    let until = if options.once.is_some() { Until::NothingDue } else { Until::Stopped };
+    let mut orgs = start_orgs(&settings.orgs, &shared, until, &stop);
+    supervise(&mut orgs, signals, options.once, &stop).await;
+    orgs.shutdown().await;
+    stop.cancel();
+    tracing::info!("stopped");
+    Ok(match options.once {
+        None => Ended::Done,
+        Some(_) => incomplete(&reports.status()),
+    })
+}
+
+/// What all orgs share, over real connections.
+fn shared(settings: &Settings, journal: Arc<dyn Journal>, reports: Reports, clock: Clock) -> Arc<Shared> {
+    let clients = Arc::new(Clients::default());
+    let connect: Connect = Arc::new(move |ca_file| clients.transport(ca_file));
+    Arc::new(Shared {
+        journal,
+        journal_bytes_max: settings.journal.max_bytes_per_org,
+        reports,
+        clock,
+        connect,
+        hosts: HostBudgets::default(),
+        credentials: Credentials::default(),
+        s3: Connections::default(),
+    })
+}
+
+fn start_orgs(
+    orgs: &[OrgSettings],
+    shared: &Arc<Shared>,
+    until: Until,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for (index, settings) in orgs.iter().enumerate() {
+        let interval = settings.source.poll_interval;
+        let phase = org::phase(index, orgs.len(), interval);
+        let begin = Instant::now() + org::stagger(index, orgs.len(), interval);
+        let org = Org::new(settings.clone(), phase, shared.clone(), stop.clone());
+        tasks.spawn(async move {
+            sleep_until(begin).await;
+            org.run(until).await;
+        });
+    }
+    tasks
+}
+
+/// Waits for the orgs to end, for a signal, or for the time limit of `--once`.
+async fn supervise(
+    orgs: &mut JoinSet<()>,
+    mut signals: Signals,
+    once: Option<Duration>,
+    stop: &CancellationToken,
+) {
+    let all_ended = async |orgs: &mut JoinSet<()>| while orgs.join_next().await.is_some() {};
+    tokio::select! {
+        () = all_ended(orgs) => return,
+        name = signals.next() => tracing::info!(signal = name, "stopping; deliveries under way are finished first"),
+        () = sleep(once.unwrap_or(Duration::MAX)) => tracing::warn!("the time limit of --once is reached"),
+    }
+    stop.cancel();
+    tokio::select! {
+        ended = timeout(DRAIN_DEADLINE, all_ended(orgs)) => {
+            if ended.is_err() {
+                tracing::warn!("not everything under way ended in time; it is sent again at the next start");
+            }
+        }
+        name = signals.next() => tracing::warn!(signal = name, "aborted; what was under way is sent again at the next start"),
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+async fn prune(settings: Settings, shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(PRUNE_EVERY) => {}
+        }
+        let before = org::retained_since(shared.clock.now(), settings.journal.retain);
+        for org in &settings.orgs {
+            match shared.journal.prune(&org.id, before, settings.journal.max_bytes_per_org).await {
+                Ok(0) => {}
+                Ok(chunks) => tracing::debug!(org = %org.id, chunks, "acknowledged chunks pruned"),
+                Err(error) => tracing::warn!(org = %org.id, %error, "cannot prune"),
+            }
+        }
+    }
+}
+
+/// Shows that the process makes progress: the runtime runs this, and the journal's thread answers.
+async fn beat(journal: Arc<dyn Journal>, pulse: Pulse) {
+    loop {
+        if matches!(timeout(PULSE_DEADLINE, journal.orgs()).await, Ok(Ok(_))) {
+            pulse.beat();
+        }
+        sleep(PULSE_EVERY).await;
+    }
+}
+
+/// What keeps a finished `--once` from being complete.
+fn incomplete(status: &Status) -> Ended {
+    let mut lines = Vec::new();
+    for org in &status.orgs {
+        if org.source.state != State::Ok {
+            let what =
+                org.source.remedy.as_deref().or(org.source.reason.as_deref()).unwrap_or("not finished");
+            lines.push(format!("{}: source {}: {what}", org.id, org.source.state.as_str()));
+        }
+        if org.coverage.holes > 0 {
+            lines.push(format!("{}: {} seconds are not fetched yet", org.id, org.coverage.holes));
+        }
+        for lane in &org.lanes {
+            if lane.state != State::Ok {
+                let what = lane.remedy.as_deref().or(lane.reason.as_deref()).unwrap_or("not finished");
+                lines.push(format!("{}: {} {}: {what}", org.id, lane.destination, lane.state.as_str()));
+            }
+            if lane.backlog_events > 0 {
+                lines.push(format!(
+                    "{}: {} events are not delivered to {}",
+                    org.id, lane.backlog_events, lane.destination
+                ));
+            }
+            if lane.quarantined > 0 {
+                lines.push(format!(
+                    "{}: {} rows are in quarantine for {}",
+                    org.id, lane.quarantined, lane.destination
+                ));
+            }
+        }
+    }
+    if lines.is_empty() { Ended::Done } else { Ended::Incomplete(lines) }
+}
+
+/// Asks every source and every destination once; nothing is written. The receiver ends when all have answered.
+pub fn probes(settings: &Settings) -> mpsc::Receiver<Probe> {
+    let (sender, receiver) = mpsc::channel(16);
+    let settings = settings.clone();
+    tokio::spawn(async move {
+        let reports = Reports::new(Metrics::new(env!("CARGO_PKG_VERSION"), ""), Clock::system());
+        let shared = shared(&settings, Arc::new(MemoryJournal::new()), reports, Clock::system());
+        for org in &settings.orgs {
+            let report = shared.reports.org(org);
+            let what = format!("source {}", org.source.api_url);
+            let result = probe_source(org, &shared).await;
+            if sender.send(Probe { org: org.id.clone(), what, result }).await.is_err() {
+                return;
+            }
+            for name in org.destinations() {
+                let result = match org::destination(org, name, &shared, &report, Vec::new()) {
+                    Ok(mut destination) => destination.check().await,
+                    Err(problem) => Err(problem),
+                };
+                let probe = Probe { org: org.id.clone(), what: name.to_string(), result };
+                if sender.send(probe).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// Whether the token is accepted and the log can be read: the newest second is asked for.
+async fn probe_source(org: &OrgSettings, shared: &Shared) -> Result<String, Problem> {
+    let problem = |reason, cause: String, remedy: String| Problem { reason, cause, remedy };
+    let transport = (shared.connect)(org.source.ca_file.as_deref()).map_err(|error| {
+        problem(PauseReason::Configuration, error.to_string(), "correct `ca_file`".into())
+    })?;
+    let metrics = shared.reports.metrics().org(&org.id, &org.destinations());
+    let mut client = Client::new(org, transport, &shared.hosts, shared.clock.clone(), metrics);
+    match client.check().await {
+        Ok(()) => Ok(format!("the audit log of `{}` can be read", org.org)),
+        Err(SourceError::Credentials { cause, remedy }) => {
+            Err(problem(PauseReason::Credentials, cause, remedy))
+        }
+        Err(SourceError::Permission { cause, remedy }) => {
+            Err(problem(PauseReason::Permission, cause, remedy))
+        }
+        Err(SourceError::Configuration { cause, remedy } | SourceError::BadRequest { cause, remedy }) => {
+            Err(problem(PauseReason::Configuration, cause, remedy))
+        }
+        Err(error) => Err(problem(
+            PauseReason::Configuration,
+            error.to_string(),
+            format!("check that {} can be reached from here, then try again", org.source.api_url),
+        )),
+    }
+}

@@ -1,1 +1,333 @@
-//! placeholder
+//! The archive: what `s3` and `file` share. A chunk becomes durable as two pieces, each created only if absent: first its
+//! claim, whose name depends on the number alone, then its object.
+//!
+//! This module knows the protocol and nothing of any place: a [`Store`] creates and reads, [`Archive`] decides what a piece that
+//! is already there means. It never overwrites, never deletes, and never waits.
+//!
+//! *Why the claim comes first:* two writers that disagree about the date would write two objects under different names. The claim
+//! makes them meet, whatever they believe, before either has written events.
+//!
+//! *Why an object is compared by the digest of its lines:* a new gzip library gives other bytes for the same lines, and must not
+//! turn our own object into a stranger's.
+
+#[cfg(test)]
+pub(crate) mod contract;
+#[cfg(test)]
+mod memory;
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
+use sha2::{Digest, Sha256};
+
+use crate::chunk::{CHUNK_LINES_BYTES_MAX, Chunk, Claim, Link};
+use crate::destination::{Answer, Backlog, Destination, DestinationName, PauseReason, Problem, Receipt};
+use crate::event::{OrgId, hex};
+
+/// Most bytes read of a claim that is not ours: enough to say whose it is.
+const CLAIM_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Where the write probe puts its piece, relative to the prefix.
+const PROBE_KEY: &str = "_probe/conditional-write.json";
+
+/// What a piece is, as far as a store labels it.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'a> {
+    /// The claim of a chunk.
+    Claim,
+    /// The object with a chunk's events.
+    Object(&'a Chunk),
+    /// Written on command, to see that the store creates only what is absent.
+    Probe,
+}
+
+impl Piece<'_> {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Piece::Claim | Piece::Probe => "application/json",
+            Piece::Object(_) => "application/x-ndjson",
+        }
+    }
+
+    /// What a store that keeps metadata keeps beside the bytes.
+    pub fn metadata(self) -> Vec<(&'static str, String)> {
+        let Piece::Object(chunk) = self else { return Vec::new() };
+        let mut metadata = vec![
+            ("chunk", chunk.number.to_string()),
+            (SHA256_METADATA, hex(&chunk.sha256)),
+            ("count", chunk.count.to_string()),
+        ];
+        metadata.extend(chunk.first.map(|at| ("first-time", at.to_string())));
+        metadata.extend(chunk.last.map(|at| ("last-time", at.to_string())));
+        metadata
+    }
+}
+
+/// Name of the metadata that holds the SHA-256 of an object's uncompressed lines, hexadecimal.
+pub const SHA256_METADATA: &str = "sha256";
+
+/// What came of creating a piece only if it is absent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// It is durable, and ours.
+    New(Entry),
+    /// There is one already, and it is durable.
+    Exists,
+}
+
+/// How a store refers to a piece it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// HTTP status; 0 where there is none.
+    pub status: u16,
+    /// ETag, or the piece's key.
+    pub reference: String,
+}
+
+/// SHA-256 of the lines an object unpacks to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lines {
+    /// Hexadecimal.
+    Sha256(String),
+    /// What is stored does not unpack.
+    Unreadable,
+}
+
+/// Why a store could not do what it was asked.
+#[derive(Clone, Debug)]
+pub enum Obstacle {
+    /// Perhaps done, perhaps not.
+    Ambiguous(String),
+    Throttled {
+        wait: Option<Duration>,
+        cause: String,
+    },
+    Paused(Problem),
+}
+
+impl From<Obstacle> for Answer {
+    fn from(obstacle: Obstacle) -> Answer {
+        match obstacle {
+            Obstacle::Ambiguous(cause) => Answer::Ambiguous(cause),
+            Obstacle::Throttled { wait, cause } => Answer::Throttled { wait, cause },
+            Obstacle::Paused(problem) => Answer::Paused(problem),
+        }
+    }
+}
+
+impl Obstacle {
+    /// The same for a question that a person asked: there is nobody to try again.
+    pub fn into_problem(self, remedy: &str) -> Problem {
+        match self {
+            Obstacle::Paused(problem) => problem,
+            Obstacle::Ambiguous(cause) | Obstacle::Throttled { cause, .. } => {
+                Problem { reason: PauseReason::Configuration, cause, remedy: remedy.to_owned() }
+            }
+        }
+    }
+}
+
+/// A place that keeps pieces under keys, and creates one only if it is absent.
+#[async_trait]
+pub trait Store: Send {
+    fn name(&self) -> DestinationName;
+
+    /// A key as a person would look it up.
+    fn locate(&self, key: &str) -> String;
+
+    /// Creates a piece whole and durable, or not at all; never overwrites.
+    async fn create(&mut self, key: &str, body: &Bytes, piece: Piece<'_>) -> Result<Creation, Obstacle>;
+
+    /// The first `bytes_max` bytes of a piece; `None` when there is none.
+    async fn read(&mut self, key: &str, bytes_max: usize) -> Result<Option<Bytes>, Obstacle>;
+
+    /// What an object's lines are, and how the store refers to it; `None` when there is none.
+    async fn lines(&mut self, key: &str) -> Result<Option<(Lines, Entry)>, Obstacle>;
+
+    async fn secret_changed(&mut self) -> bool;
+
+    /// As [`Destination::check`].
+    ///
+    /// # Errors
+    /// What is wrong, with its remedy.
+    async fn check(&mut self) -> Result<String, Problem>;
+}
+
+/// A destination that keeps chunks as claims and objects.
+pub struct Archive<S> {
+    org: OrgId,
+    store: S,
+    /// The claim last seen in place, so that a repeated object need not claim again.
+    claimed: Option<Link>,
+}
+
+impl<S: Store> Archive<S> {
+    pub fn new(org: OrgId, store: S) -> Archive<S> {
+        Archive { org, store, claimed: None }
+    }
+
+    /// Creates one small piece twice, to see that the store honours "only if absent". Leaves it there.
+    ///
+    /// # Errors
+    /// What is wrong, with its remedy.
+    pub async fn write_probe(&mut self) -> Result<String, Problem> {
+        let body = Bytes::from_static(b"{\"probe\":\"created only if absent\"}");
+        for _ in 0..2 {
+            let created = self.store.create(PROBE_KEY, &body, Piece::Probe).await;
+            match created.map_err(|obstacle| obstacle.into_problem("try again"))? {
+                Creation::Exists => {
+                    return Ok(format!("{} was not overwritten", self.store.locate(PROBE_KEY)));
+                }
+                Creation::New(_) => {}
+            }
+        }
+        Err(Problem {
+            reason: PauseReason::Configuration,
+            cause: format!("{} was created twice: the store ignores `If-None-Match`", self.store.locate(PROBE_KEY)),
+            remedy: "use a store that honours conditional writes; until then two instances could overwrite each other".into(),
+        })
+    }
+
+    async fn settle(&mut self, chunk: &Chunk) -> Result<Receipt, Obstacle> {
+        let link = Link::of_claim(&chunk.claim);
+        if self.claimed != Some(link) {
+            self.claim(chunk).await?;
+            self.claimed = Some(link);
+        }
+        let entry = self.object(chunk).await?;
+        Ok(Receipt {
+            status: entry.status,
+            reference: entry.reference,
+            rows: chunk.count,
+            bytes: (chunk.claim.len() + chunk.body.len()) as u64,
+            ..Receipt::default()
+        })
+    }
+
+    async fn claim(&mut self, chunk: &Chunk) -> Result<(), Obstacle> {
+        let key = chunk.claim_key();
+        if let Creation::New(_) = self.store.create(&key, &chunk.claim, Piece::Claim).await? {
+            return Ok(());
+        }
+        // One byte more than ours tells a longer claim from ours.
+        let bytes_max = CLAIM_BYTES_MAX.max(chunk.claim.len() + 1);
+        let Some(found) = self.store.read(&key, bytes_max).await? else {
+            return Err(Obstacle::Ambiguous(format!("{} exists and is absent", self.store.locate(&key))));
+        };
+        if found == chunk.claim {
+            return Ok(());
+        }
+        let theirs = serde_json::from_slice::<Claim>(&found).ok().map(|claim| claim.summary.instance);
+        let ours = serde_json::from_slice::<Claim>(&chunk.claim).ok().map(|claim| claim.summary.instance);
+        let whose = match (theirs, ours) {
+            (Some(theirs), Some(ours)) if theirs == ours => {
+                format!("another copy of this state directory (instance {ours})")
+            }
+            (Some(theirs), _) => format!("instance {}", theirs.chars().take(80).collect::<String>()),
+            (None, _) => "something that is not a claim".to_owned(),
+        };
+        Err(self.fenced(chunk, format!("{} holds a claim of {whose}", self.store.locate(&key))))
+    }
+
+    async fn object(&mut self, chunk: &Chunk) -> Result<Entry, Obstacle> {
+        let key = chunk.object_key();
+        if let Creation::New(entry) = self.store.create(&key, &chunk.body, Piece::Object(chunk)).await? {
+            return Ok(entry);
+        }
+        let Some((lines, entry)) = self.store.lines(&key).await? else {
+            return Err(Obstacle::Ambiguous(format!("{} exists and is absent", self.store.locate(&key))));
+        };
+        match lines {
+            Lines::Sha256(found) if found == hex(&chunk.sha256) => Ok(entry),
+            Lines::Sha256(_) => {
+                Err(self.fenced(chunk, format!("{} holds other events", self.store.locate(&key))))
+            }
+            Lines::Unreadable => Err(Obstacle::Paused(Problem {
+                reason: PauseReason::Fenced,
+                cause: format!(
+                    "chunk {} cannot be archived: {} exists and does not unpack",
+                    chunk.number,
+                    self.store.locate(&key)
+                ),
+                remedy: "find out who wrote or damaged it and move it out of the archive; the chunk is then written by itself".into(),
+            })),
+        }
+    }
+
+    fn fenced(&self, chunk: &Chunk, cause: String) -> Obstacle {
+        Obstacle::Paused(Problem {
+            reason: PauseReason::Fenced,
+            cause: format!("chunk {} is taken: {cause}", chunk.number),
+            remedy: format!(
+                "stop the other instance that archives `{0}` here, then run `pulumi-audit-forwarder adopt --org {0}`; nothing is lost meanwhile",
+                self.org
+            ),
+        })
+    }
+}
+
+#[async_trait]
+impl<S: Store> Destination for Archive<S> {
+    fn name(&self) -> DestinationName {
+        self.store.name()
+    }
+
+    async fn deliver(&mut self, chunk: &Chunk, _: &dyn Backlog) -> Answer {
+        match self.settle(chunk).await {
+            Ok(receipt) => Answer::Durable(receipt),
+            Err(obstacle) => obstacle.into(),
+        }
+    }
+
+    async fn secret_changed(&mut self) -> bool {
+        self.store.secret_changed().await
+    }
+
+    async fn check(&mut self) -> Result<String, Problem> {
+        self.store.check().await
+    }
+}
+
+/// Unpacks an object and hashes its lines, without keeping them.
+pub fn lines_of(object: impl Read) -> Lines {
+    struct Hasher(Sha256);
+    impl Write for Hasher {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut hasher = Hasher(Sha256::new());
+    match io::copy(&mut MultiGzDecoder::new(object).take(CHUNK_LINES_BYTES_MAX), &mut hasher) {
+        Ok(bytes) if bytes < CHUNK_LINES_BYTES_MAX => Lines::Sha256(hex(&hasher.0.finalize())),
+        Ok(_) | Err(_) => Lines::Unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::gzip;
+
+    #[test]
+    fn lines_are_the_same_whatever_the_compression() {
+        let lines = b"{\"key\":1}\n".repeat(100);
+        let [fast, small] = [1, 9].map(|level| gzip(&lines, level));
+        assert_ne!(fast, small);
+        assert_eq!(lines_of(fast.as_ref()), lines_of(small.as_ref()));
+        assert_eq!(lines_of(fast.as_ref()), Lines::Sha256(hex(&Sha256::digest(&lines))));
+    }
+
+    #[test]
+    fn a_torn_object_does_not_unpack() {
+        let whole = gzip(&b"{}\n".repeat(1000), 6);
+        assert_eq!(lines_of(&whole[..whole.len() - 4]), Lines::Unreadable);
+        assert_eq!(lines_of(&b"no gzip"[..]), Lines::Unreadable);
+    }
+}

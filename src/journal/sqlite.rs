@@ -1,1 +1,250 @@
-//! placeholder
+//! The journal in SQLite: one database per state directory, one process, one thread.
+//!
+//! This file turns the async contract into jobs for the thread `journal`, which owns the only connection; [`store`] runs them as
+//! transactions and answers for faults of the disk, [`transactions`] says what each does, [`rows`] checks every row that is read.
+//! Nothing here decides what is journaled.
+//!
+//! *Why a thread of its own:* a commit waits for the disk. On a thread of the runtime it would hold up every org's network, and
+//! SQLite has one writer anyway; the bounded queue in front of it is the back pressure.
+
+mod checksum;
+mod lock;
+mod rows;
+mod schema;
+mod store;
+mod transactions;
+
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use rusqlite::Transaction;
+use tokio::sync::{mpsc, oneshot};
+
+use self::store::{Fault, Store};
+use crate::chunk::Chunk;
+use crate::clock::Second;
+use crate::destination::{DestinationName, Refusal};
+use crate::event::OrgId;
+use crate::journal::{
+    Acknowledge, Append, Journal, JournalError, NOTE_BYTES_MAX, OrgState, Outstanding, TallyPage, Usage,
+};
+
+/// Jobs that wait for the thread; who comes later waits to be queued.
+const JOBS_MAX: usize = 64;
+/// Chunks deleted in one transaction.
+const PRUNED_AT_ONCE: u64 = 256;
+
+type Job = Box<dyn FnOnce(&mut Store) + Send>;
+
+/// A state directory that is open. Dropping it ends the thread after the jobs it has, and lets the directory go.
+///
+/// A call that is dropped while it waits may still be carried out; one that has not begun then is not.
+pub struct SqliteJournal {
+    /// `None` only while it is dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    read_only: bool,
+}
+
+impl std::fmt::Debug for SqliteJournal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteJournal").field("read_only", &self.read_only).finish_non_exhaustive()
+    }
+}
+
+impl SqliteJournal {
+    /// Opens the state directory, creating it and the database when they are absent, and keeps every other process out.
+    ///
+    /// # Errors
+    /// [`JournalError::Busy`], [`JournalError::Newer`], [`JournalError::Damaged`] and [`JournalError::Unusable`].
+    pub fn open(directory: &Path) -> Result<SqliteJournal, JournalError> {
+        SqliteJournal::start(directory, false)
+    }
+
+    /// Opens what is there to be looked at, beside a running daemon or without one. Creates and changes nothing: calls that would
+    /// write fail, and [`Journal::open`] answers what it would have answered.
+    ///
+    /// # Errors
+    /// As [`SqliteJournal::open`], except that nobody is in the way; [`JournalError::Unusable`] also where there is no journal yet.
+    pub fn open_read_only(directory: &Path) -> Result<SqliteJournal, JournalError> {
+        SqliteJournal::start(directory, true)
+    }
+
+    fn start(directory: &Path, read_only: bool) -> Result<SqliteJournal, JournalError> {
+        let (jobs, mut queue) = mpsc::channel::<Job>(JOBS_MAX);
+        let (opened, outcome) = std::sync::mpsc::sync_channel(1);
+        let path = directory.to_owned();
+        let unusable =
+            |cause: String| JournalError::Unusable { directory: directory.display().to_string(), cause };
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || {
+                let store = if read_only { Store::open_read_only(&path) } else { Store::open(&path) };
+                let (store, outcome) = match store {
+                    Ok(store) => (Some(store), Ok(())),
+                    Err(error) => (None, Err(error)),
+                };
+                let heard = opened.send(outcome).is_ok();
+                let Some(mut store) = store.filter(|_| heard) else { return };
+                while let Some(job) = queue.blocking_recv() {
+                    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut store)));
+                    if done.is_err() {
+                        store.distrust();
+                    }
+                }
+            })
+            .map_err(|error| unusable(format!("no thread for it: {error}")))?;
+        outcome.recv().unwrap_or_else(|_| Err(unusable("its thread ended while opening it".to_owned())))?;
+        Ok(SqliteJournal { jobs: Some(jobs), thread: Some(thread), read_only })
+    }
+
+    async fn job<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let ended = || JournalError::Disk("the journal's thread failed at this; see the log".to_owned());
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |store| {
+            if !answer.is_closed() && answer.send(work(store)).is_err() {
+                // Whoever asked has gone meanwhile; what was committed stays.
+            }
+        });
+        let jobs = self.jobs.as_ref().ok_or_else(ended)?;
+        jobs.send(job).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        self.job(|store| store.read(work)).await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        self.job(|store| store.write(work)).await
+    }
+}
+
+impl Drop for SqliteJournal {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            // It panicked; the panic has been reported, and everything it held is free.
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for SqliteJournal {
+    async fn open(&self, org: &OrgId, lanes: &[DestinationName]) -> Result<OrgState, JournalError> {
+        let (org, lanes) = (org.clone(), lanes.to_vec());
+        if self.read_only {
+            return self.read(move |t| transactions::look(t, &org, &lanes)).await;
+        }
+        self.write(move |t| transactions::open(t, &org, &lanes)).await
+    }
+
+    async fn orgs(&self) -> Result<Vec<OrgId>, JournalError> {
+        self.read(|t| Ok(rows::OrgRow::all(t)?.into_iter().map(|org| org.id).collect())).await
+    }
+
+    async fn tally(&self, org: &OrgId, from: i64, until: i64) -> Result<Vec<TallyPage>, JournalError> {
+        let org = org.clone();
+        self.read(move |t| match rows::OrgRow::read(t, &org)? {
+            Some(org) => rows::tally(t, &org, from, until),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    async fn append(&self, org: &OrgId, append: Append) -> Result<(), JournalError> {
+        let org = org.clone();
+        self.write(move |t| transactions::append(t, &org, &append)).await
+    }
+
+    async fn chunk(&self, org: &OrgId, number: u64) -> Result<Option<Chunk>, JournalError> {
+        let org = org.clone();
+        self.read(move |t| transactions::chunk(t, &org, number)).await
+    }
+
+    async fn acknowledge(&self, org: &OrgId, acknowledge: Acknowledge) -> Result<(), JournalError> {
+        let org = org.clone();
+        self.write(move |t| transactions::acknowledge(t, &org, &acknowledge)).await
+    }
+
+    async fn outstanding(
+        &self,
+        org: &OrgId,
+        destination: DestinationName,
+    ) -> Result<Outstanding, JournalError> {
+        let org = org.clone();
+        self.read(move |t| transactions::outstanding(t, &org, destination)).await
+    }
+
+    async fn quarantine(
+        &self,
+        org: &OrgId,
+        destination: DestinationName,
+        limit: u32,
+    ) -> Result<Vec<Refusal>, JournalError> {
+        let org = org.clone();
+        self.read(move |t| match rows::OrgRow::read(t, &org)? {
+            Some(org) => rows::refusals(t, &org, destination, limit),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError> {
+        let org = org.clone();
+        self.read(move |t| transactions::usage(t, &org)).await
+    }
+
+    async fn prune(&self, org: &OrgId, before: Second, bytes_max: u64) -> Result<u64, JournalError> {
+        let mut pruned = 0;
+        loop {
+            let id = org.clone();
+            let gone =
+                self.write(move |t| transactions::prune(t, &id, before, bytes_max, PRUNED_AT_ONCE)).await?;
+            pruned += gone;
+            // Each round deletes what is there or ends; other calls get their turn in between.
+            if gone < PRUNED_AT_ONCE {
+                break;
+            }
+        }
+        if pruned > 0 {
+            self.job(Store::shrink).await?;
+        }
+        Ok(pruned)
+    }
+
+    async fn note(&self, org: &OrgId, name: &str) -> Result<Option<Vec<u8>>, JournalError> {
+        let (org, name) = (org.clone(), name.to_owned());
+        self.read(move |t| match rows::OrgRow::read(t, &org)? {
+            Some(org) => rows::note(t, &org, &name),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    async fn set_note(&self, org: &OrgId, name: &str, value: Option<Vec<u8>>) -> Result<(), JournalError> {
+        if let Some(length) = value.as_ref().map(Vec::len).filter(|length| *length > NOTE_BYTES_MAX) {
+            return Err(JournalError::Conflict(format!(
+                "note `{name}` of `{org}` has {length} bytes, and at most {NOTE_BYTES_MAX} are kept"
+            )));
+        }
+        let (org, name) = (org.clone(), name.to_owned());
+        self.write(move |t| {
+            let org = rows::OrgRow::known(t, &org)?;
+            rows::set_note(t, &org, &name, value.as_deref())
+        })
+        .await
+    }
+}

@@ -1,0 +1,46 @@
+# Every command sets up what it needs by itself: it takes a Rust toolchain, a C compiler and Python 3.
+# What others wrote and the tests use (an S3 server, the vendors' clients, cargo-deny) goes into .tools, nowhere else.
+
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := .tools/bin/cargo-deny
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint bench tools clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+demo: ## watch events travel over real HTTP while things break, then see them counted
+	sh tests/tools.sh demo
+	cargo build --release --locked --bin pulumi-audit-forwarder --example demo
+	cargo run --quiet --release --locked --example demo
+
+test: tools ## every test: pure cores, the real binary against its world, other people's clients as referees
+	cargo test --locked
+
+lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
+	cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	$(CARGO_DENY) --locked --log-level warn check bans licenses sources
+	python3 .ci/dependency-table.py
+
+bench: ## events per CPU second, step by step
+	sh tests/tools.sh demo
+	cargo bench --locked
+
+tools: ## install into .tools what the tests use
+	sh tests/tools.sh
+
+clean: ## remove everything that these commands made
+	cargo clean
+	rm -rf .tools .demo
+
+# An unoptimized build checks our tree in a second and is made in a fifth of the time.
+$(CARGO_DENY):
+	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=.tools/build \
+		cargo install --quiet --debug --locked --root .tools cargo-deny --version $(CARGO_DENY_VERSION)
+	rm -rf .tools/build

@@ -1,0 +1,347 @@
+//! Which window next: a pure function of coverage, clock and budget.
+//!
+//! The present comes first: the tip is swept regularly, whatever lies behind it. Holes are then filled oldest first, in turn with
+//! the later looks that covered spans are owed; both are background work with half of the request budget
+//! ([`crate::pulumi::budget`]).
+//!
+//! *Why windows of the background are sized by experience:* a quiet org's whole day fits on one page, a busy org's minute may not.
+//! The width doubles while windows are cheap and is halved when one was not ([`Width`]), so that a head sweep never waits long for
+//! a background window to end.
+
+use crate::chunk::Mode;
+use crate::clock::{Second, Window};
+use crate::coverage::{Coverage, Look};
+
+/// What a sweep is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The regular one, at the tip.
+    Head,
+    /// Fills a hole.
+    Catchup,
+    /// A later look.
+    Rescan,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Head => "head",
+            Kind::Catchup => "catchup",
+            Kind::Rescan => "rescan",
+        }
+    }
+
+    /// How the events it finds are marked.
+    pub fn mode(self) -> Mode {
+        match self {
+            Kind::Head => Mode::Live,
+            Kind::Catchup => Mode::Catchup,
+            Kind::Rescan => Mode::Late,
+        }
+    }
+}
+
+/// Settings of an org's reading, in seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub poll_interval: i64,
+    pub overlap: i64,
+    pub settle: i64,
+    /// Ascending.
+    pub rescan_after: Vec<i64>,
+    /// Regular head sweeps fall on seconds that leave this remainder when divided by the poll interval: orgs are spread over it.
+    pub phase: i64,
+}
+
+/// Tallies are kept until their span is settled and lies this far, and the overlap, behind the tip.
+const TALLY_KEPT_SECONDS: i64 = 48 * 3_600;
+
+impl Policy {
+    /// Event time below which tallies may go: settled, and far behind the tip. Never moves back.
+    pub fn tally_floor(&self, coverage: &Coverage, known: Option<Second>) -> Option<Second> {
+        let tip = coverage.tip()?;
+        let settled = coverage.settled_until(&self.rescan_after)?;
+        let floor = settled.min(tip - TALLY_KEPT_SECONDS - self.overlap);
+        Some(known.map_or(floor, |known| known.max(floor)))
+    }
+
+    /// The first time after `last` that is this org's turn.
+    fn next_turn(&self, last: Second) -> Second {
+        let interval = self.poll_interval.max(1);
+        let next = last + 1;
+        next + (self.phase - next.0).rem_euclid(interval)
+    }
+}
+
+/// What the decision rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    pub coverage: &'a Coverage,
+    pub start: Second,
+    /// The service's time.
+    pub now: Second,
+    /// When the last regular sweep of this process began.
+    pub last_head: Option<Second>,
+    /// Covered time below this is not asked for again.
+    pub tally_floor: Option<Second>,
+    /// Width of the next background window, in seconds.
+    pub width: i64,
+    /// The background work done last.
+    pub last_background: Option<Kind>,
+    /// The org's journal is more than half full: holes wait.
+    pub journal_half_full: bool,
+}
+
+/// The decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Sweep {
+        window: Window,
+        kind: Kind,
+    },
+    /// Nothing is due before this.
+    Wait(Second),
+}
+
+/// Which window next?
+pub fn next(situation: &Situation<'_>, policy: &Policy) -> Next {
+    let head_at = situation.last_head.map_or(situation.now, |last| policy.next_turn(last));
+    if head_at <= situation.now
+        && let Some(window) = head(situation, policy)
+    {
+        return Next::Sweep { window, kind: Kind::Head };
+    }
+    let (look, look_at) = look(situation, policy);
+    let hole = hole(situation);
+    let turns = match situation.last_background {
+        Some(Kind::Rescan) => [(hole, Kind::Catchup), (look, Kind::Rescan)],
+        _ => [(look, Kind::Rescan), (hole, Kind::Catchup)],
+    };
+    for (window, kind) in turns {
+        if let Some(window) = window {
+            return Next::Sweep { window, kind };
+        }
+    }
+    // A head sweep that is due may have nothing to read yet (`settle`, or a start that lies ahead): look again in a second.
+    let head_at = head_at.max(situation.now + 1);
+    Next::Wait(look_at.map_or(head_at, |at| at.max(situation.now + 1).min(head_at)))
+}
+
+/// `[max(start, min(tip, now) − overlap, now − overlap − 2 × poll interval), now − settle)`; what lies between the tip and its left
+/// edge becomes a hole.
+fn head(situation: &Situation<'_>, policy: &Policy) -> Option<Window> {
+    let Situation { now, start, .. } = *situation;
+    let tip = situation.coverage.tip().unwrap_or(start);
+    let from = start.max(tip.min(now) - policy.overlap).max(now - policy.overlap - 2 * policy.poll_interval);
+    let window = above_floor(Window::new(from, now - policy.settle), situation, tip);
+    (!window.is_empty()).then_some(window)
+}
+
+fn look(situation: &Situation<'_>, policy: &Policy) -> (Option<Window>, Option<Second>) {
+    match situation.coverage.look(situation.now, &policy.rescan_after, situation.width) {
+        Look::Due(window) => {
+            let window = above_floor(window, situation, window.until);
+            ((!window.is_empty()).then_some(window), None)
+        }
+        Look::At(at) => (None, Some(at)),
+        Look::Nothing => (None, None),
+    }
+}
+
+/// What is covered below the floor is not asked for again.
+fn above_floor(window: Window, situation: &Situation<'_>, covered_until: Second) -> Window {
+    let floor = situation.tally_floor.map_or(window.from, |floor| floor.min(covered_until));
+    Window::new(window.from.max(floor), window.until)
+}
+
+fn hole(situation: &Situation<'_>) -> Option<Window> {
+    if situation.journal_half_full {
+        return None;
+    }
+    let hole = situation.coverage.holes(situation.start).into_iter().next()?;
+    Some(Window::new(hole.from, hole.until.min(hole.from + situation.width.max(1))))
+}
+
+/// How wide background windows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Width(i64);
+
+const WIDTH_FIRST: i64 = 3_600;
+const WIDTH_MAX: i64 = 7 * 86_400;
+/// A window that cost at most this many requests was cheap, one that cost more than [`REQUESTS_DEAR`] was dear.
+const REQUESTS_CHEAP: u32 = 12;
+const REQUESTS_DEAR: u32 = 40;
+
+impl Default for Width {
+    fn default() -> Width {
+        Width(WIDTH_FIRST)
+    }
+}
+
+impl Width {
+    pub fn seconds(self) -> i64 {
+        self.0
+    }
+
+    /// Learns from a background window that was read.
+    pub fn read(self, window: Window, requests: u32) -> Width {
+        if requests > REQUESTS_DEAR {
+            self.halved(window)
+        } else if requests <= REQUESTS_CHEAP && window.seconds() >= self.0 {
+            Width((self.0 * 2).min(WIDTH_MAX))
+        } else {
+            self
+        }
+    }
+
+    /// Learns from a window that was too much.
+    pub fn halved(self, window: Window) -> Width {
+        Width((window.seconds() / 2).clamp(1, WIDTH_MAX).min(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy {
+            poll_interval: 300,
+            overlap: 900,
+            settle: 0,
+            rescan_after: vec![3_600, 21_600, 86_400],
+            phase: 0,
+        }
+    }
+
+    fn situation(coverage: &Coverage, now: i64) -> Situation<'_> {
+        Situation {
+            coverage,
+            start: Second(1_000_000),
+            now: Second(now),
+            last_head: None,
+            tally_floor: None,
+            width: 3_600,
+            last_background: None,
+            journal_half_full: false,
+        }
+    }
+
+    fn window(from: i64, until: i64) -> Window {
+        Window::new(Second(from), Second(until))
+    }
+
+    #[test]
+    fn the_present_comes_before_thirty_days_of_backlog() {
+        let coverage = Coverage::default();
+        let now = 1_000_000 + 30 * 86_400;
+        let next = next(&situation(&coverage, now), &policy());
+        assert_eq!(next, Next::Sweep { window: window(now - 1_500, now), kind: Kind::Head });
+    }
+
+    #[test]
+    fn holes_wait_while_the_journal_is_more_than_half_full() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(1_100_000, 1_100_300), Second(1_100_300), &policy().rescan_after, &[]);
+        let full = Situation {
+            last_head: Some(Second(1_100_300)),
+            journal_half_full: true,
+            ..situation(&coverage, 1_100_300)
+        };
+        assert_eq!(next(&full, &policy()), Next::Wait(Second(1_100_400)));
+        let room = Situation { journal_half_full: false, ..full };
+        assert_eq!(
+            next(&room, &policy()),
+            Next::Sweep { window: window(1_000_000, 1_003_600), kind: Kind::Catchup }
+        );
+    }
+
+    #[test]
+    fn orgs_have_their_turns_at_their_own_phase() {
+        let policy = Policy { phase: 100, ..policy() };
+        assert_eq!(policy.next_turn(Second(900)), Second(1_000));
+        assert_eq!(policy.next_turn(Second(1_000)), Second(1_300));
+    }
+
+    #[test]
+    fn the_width_learns() {
+        let width = Width::default();
+        assert_eq!(width.read(window(0, 3_600), 3).seconds(), 7_200);
+        assert_eq!(width.read(window(0, 100), 1).seconds(), 3_600, "a short window says nothing");
+        assert_eq!(width.read(window(0, 3_600), 20).seconds(), 3_600);
+        assert_eq!(width.read(window(0, 3_600), 41).seconds(), 1_800);
+        assert_eq!(width.halved(window(0, 1)).seconds(), 1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// The slow model holds, for each second, how old it was at each of its looks.
+        #[test]
+        fn every_second_gets_its_looks_also_across_absences(
+            absences in prop::collection::vec((1i64..60, 0i64..400), 1..4),
+            start_back in 0i64..500,
+            settle in 0i64..3,
+            overlap in 0i64..30,
+        ) {
+            let ages = vec![30, 60, 240];
+            let policy = Policy { poll_interval: 10, overlap, settle, rescan_after: ages.clone(), phase: 3 };
+            let begin = 10_000;
+            let start = Second(begin - start_back);
+            let mut now = begin;
+            let mut coverage = Coverage::default();
+            let mut looks: std::collections::BTreeMap<i64, Vec<i64>> = Default::default();
+            let mut width = Width(40);
+            let mut requests = 0;
+            let mut slow = absences.iter().copied().chain([(60, 0)]);
+            while let Some((polls, absence)) = slow.next() {
+                let (mut last_head, mut last_background) = (None, None);
+                let stop = now + polls * 10 + if slow.size_hint().0 == 0 { 600 } else { 0 };
+                while now < stop {
+                    let situation = Situation {
+                        coverage: &coverage, start, now: Second(now), last_head, tally_floor: None,
+                        width: width.seconds(), last_background, journal_half_full: false,
+                    };
+                    match next(&situation, &policy) {
+                        Next::Wait(until) => {
+                            prop_assert!(until.0 > now, "waiting makes progress");
+                            prop_assert!(until.0 <= now + 10 || until.0 <= now + settle + 10);
+                            now = until.0;
+                        }
+                        Next::Sweep { window, kind } => {
+                            requests += 1;
+                            prop_assert!(requests < 3_000);
+                            prop_assert!(!window.is_empty() && window.from >= start && window.until.0 <= now);
+                            for at in window.from.0..window.until.0 {
+                                looks.entry(at).or_default().push(now - at - 1);
+                            }
+                            coverage.cover(window, Second(now), &policy.rescan_after, &[]);
+                            if kind == Kind::Head {
+                                last_head = Some(Second(now));
+                                prop_assert_eq!(coverage.tip(), Some(Second(now - settle)));
+                            } else {
+                                last_background = Some(kind);
+                                width = width.read(window, 1);
+                            }
+                        }
+                    }
+                }
+                now += absence;
+            }
+            now = now.max(coverage.tip().map_or(now, |tip| tip.0));
+            prop_assert_eq!(coverage.holes(start), vec![], "every hole is closed in the end");
+            // A look may be late by its batch (a quarter of the distance between ages), never missing.
+            let batch = 45 + 20;
+            for (at, ages_seen) in &looks {
+                for age in &ages {
+                    if now - at > age + batch {
+                        prop_assert!(ages_seen.iter().any(|seen| seen >= age), "second {} lacks its look at {}", at, age);
+                    }
+                }
+            }
+            prop_assert!(looks.keys().copied().eq(start.0..coverage.tip().unwrap_or(start).0), "no second was passed over");
+        }
+    }
+}

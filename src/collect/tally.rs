@@ -1,0 +1,395 @@
+//! The tally: for every identity, which payloads have been journaled, and how often. Pure: it decides which of the events seen are
+//! new, and says which of its pages changed.
+//!
+//! Per identity: what was seen is matched with what was journaled, equal payloads first; of what is left, as many are new as there
+//! are more seen than journaled, and the rest is explained by a journaled one that reads differently now (a rename), which is
+//! remembered as its *rendition* and matched first next time. So five identical reads of a secret in one second are five events, a
+//! changed avatar is none, and two events that differ only in a field the identity leaves out are two. Counting too few heals at the
+//! next look; counting too many would not.
+//!
+//! *Why pages of a minute:* one row per event would make the database the slowest part, and a late event should not rewrite an
+//! hour. *Why 128 bits of each hash:* a chance collision needs some 2⁶⁴ events of one minute; half the space.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::chunk::NewEvent;
+use crate::event::{Event, EventKey, Identity, Payload};
+use crate::journal::{TIMELESS_MINUTE, TallyPage};
+
+/// Version of a page's bytes.
+const PAGE_VERSION: u8 = 1;
+/// Renditions remembered of one payload: the latest.
+const RENDITIONS_MAX: usize = 4;
+/// Identities kept of events without a plausible time. Beyond it they are journaled at every look: doubled, alarmed, never lost.
+pub const TIMELESS_IDENTITIES_MAX: usize = 50_000;
+
+type Short = [u8; 16];
+
+/// Some occurrences of one identity that were journaled with the same payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Journaled {
+    payload: Short,
+    count: u32,
+    /// Payloads that were explained by this one since, oldest first.
+    renditions: Vec<Short>,
+}
+
+/// The pages of the minutes that a reading touches.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pages: BTreeMap<i64, HashMap<Short, Vec<Journaled>>>,
+    changed: BTreeSet<i64>,
+    overflowed: bool,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the tally page of minute {minute} does not read")]
+pub struct DamagedPage {
+    pub minute: i64,
+}
+
+/// The page an event is tallied on.
+pub fn minute(event: &Event) -> i64 {
+    event.at.map_or(TIMELESS_MINUTE, |at| at.0.div_euclid(60))
+}
+
+impl Tally {
+    /// # Errors
+    /// When a page's bytes are not what [`Tally::changed`] writes.
+    pub fn read(pages: &[TallyPage]) -> Result<Tally, DamagedPage> {
+        let mut tally = Tally::default();
+        for page in pages {
+            let entries = decode(&page.body).ok_or(DamagedPage { minute: page.minute })?;
+            tally.pages.insert(page.minute, entries);
+        }
+        Ok(tally)
+    }
+
+    /// Takes everything that one reading saw, and returns what of it is new, with the keys of the new occurrences. The pages of all
+    /// minutes seen must have been read.
+    pub fn take(&mut self, seen: Vec<Event>) -> Vec<NewEvent> {
+        let mut order: Vec<(i64, Identity)> = Vec::new();
+        let mut groups: HashMap<(i64, Identity), Vec<Event>> = HashMap::with_capacity(seen.len());
+        for event in seen {
+            let place = (minute(&event), event.identity);
+            let group = groups.entry(place).or_default();
+            if group.is_empty() {
+                order.push(place);
+            }
+            group.push(event);
+        }
+        let mut new = Vec::new();
+        for (minute, identity) in order {
+            let events = groups.remove(&(minute, identity)).unwrap_or_default();
+            let page = self.pages.entry(minute).or_default();
+            let full = minute == TIMELESS_MINUTE && page.len() >= TIMELESS_IDENTITIES_MAX;
+            if full && !page.contains_key(&short(&identity.0)) {
+                self.overflowed = true;
+                new.extend(keyed(events, &identity, 0));
+                continue;
+            }
+            let journaled = page.entry(short(&identity.0)).or_default();
+            let before: u64 = journaled.iter().map(|entry| u64::from(entry.count)).sum();
+            let (fresh, changed) = difference(journaled, events);
+            if changed {
+                self.changed.insert(minute);
+            }
+            new.extend(keyed(fresh, &identity, before));
+        }
+        new
+    }
+
+    /// Whether events without a plausible time no longer fit.
+    pub fn overflowed(&self) -> bool {
+        self.overflowed
+    }
+
+    /// The pages that differ from those read.
+    pub fn changed(&self) -> Vec<TallyPage> {
+        self.changed
+            .iter()
+            .filter_map(|minute| Some(TallyPage { minute: *minute, body: encode(self.pages.get(minute)?) }))
+            .collect()
+    }
+}
+
+fn keyed(events: Vec<Event>, identity: &Identity, first: u64) -> impl Iterator<Item = NewEvent> {
+    events
+        .into_iter()
+        .zip(first..)
+        .map(|(event, ordinal)| NewEvent { key: EventKey::new(identity, ordinal), event })
+}
+
+/// One identity: returns the new events and whether `journaled` changed.
+fn difference(journaled: &mut Vec<Journaled>, events: Vec<Event>) -> (Vec<Event>, bool) {
+    let mut free: Vec<u32> = journaled.iter().map(|entry| entry.count).collect();
+    let mut unmatched: Vec<Event> = Vec::new();
+    for event in events {
+        let payload = short_payload(&event.payload);
+        match (0..free.len()).find(|i| free[*i] > 0 && journaled[*i].payload == payload) {
+            Some(i) => free[i] -= 1,
+            None => unmatched.push(event),
+        }
+    }
+    unmatched.retain(|event| {
+        let payload = short_payload(&event.payload);
+        let known = (0..free.len()).find(|i| free[*i] > 0 && journaled[*i].renditions.contains(&payload));
+        if let Some(i) = known {
+            free[i] -= 1;
+        }
+        known.is_none()
+    });
+    if unmatched.is_empty() {
+        return (Vec::new(), false);
+    }
+    // Which of several unexplained payloads is the rename cannot be known; the order of their hashes decides, always alike.
+    unmatched.sort_by_key(|event| event.payload);
+    let explained: u32 = free.iter().sum();
+    let explained = usize::try_from(explained).unwrap_or(usize::MAX).min(unmatched.len());
+    let new = unmatched.split_off(explained);
+    for event in unmatched {
+        if let Some(i) = (0..free.len()).find(|i| free[*i] > 0) {
+            free[i] -= 1;
+            remember_rendition(journaled, i, short_payload(&event.payload));
+        }
+    }
+    for event in &new {
+        let payload = short_payload(&event.payload);
+        match journaled.iter_mut().find(|entry| entry.payload == payload && entry.renditions.is_empty()) {
+            Some(entry) => entry.count += 1,
+            None => journaled.push(Journaled { payload, count: 1, renditions: Vec::new() }),
+        }
+    }
+    (new, true)
+}
+
+/// One occurrence of the entry reads differently now; if the entry stands for several, that one is set apart.
+fn remember_rendition(journaled: &mut Vec<Journaled>, index: usize, rendition: Short) {
+    let mut one = Journaled { count: 1, ..journaled[index].clone() };
+    one.renditions.push(rendition);
+    if one.renditions.len() > RENDITIONS_MAX {
+        one.renditions.remove(0);
+    }
+    match journaled
+        .iter_mut()
+        .find(|entry| entry.payload == one.payload && entry.renditions == one.renditions)
+    {
+        Some(same) => same.count += 1,
+        None => journaled.push(one),
+    }
+    journaled[index].count -= 1;
+    // Emptied entries stay until the page is written, so that indices hold.
+}
+
+fn short(hash: &[u8; 32]) -> Short {
+    let mut short = [0; 16];
+    short.copy_from_slice(&hash[..16]);
+    short
+}
+
+fn short_payload(payload: &Payload) -> Short {
+    short(&payload.0)
+}
+
+/// A version byte; then, by identity: identity, number of entries, and per entry payload, count, number of renditions, renditions.
+/// Numbers are 4 bytes, little-endian.
+fn encode(page: &HashMap<Short, Vec<Journaled>>) -> Vec<u8> {
+    let mut identities: Vec<&Short> = page.keys().collect();
+    identities.sort_unstable();
+    let mut bytes = Vec::with_capacity(1 + page.len() * 44);
+    bytes.push(PAGE_VERSION);
+    let number =
+        |bytes: &mut Vec<u8>, n: usize| bytes.extend(u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
+    for identity in identities {
+        let entries: Vec<&Journaled> = page[identity].iter().filter(|entry| entry.count > 0).collect();
+        bytes.extend(identity);
+        number(&mut bytes, entries.len());
+        for entry in entries {
+            bytes.extend(entry.payload);
+            bytes.extend(entry.count.to_le_bytes());
+            number(&mut bytes, entry.renditions.len());
+            entry.renditions.iter().for_each(|rendition| bytes.extend(rendition));
+        }
+    }
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<HashMap<Short, Vec<Journaled>>> {
+    let (version, mut rest) = bytes.split_first()?;
+    if *version != PAGE_VERSION {
+        return None;
+    }
+    let mut page = HashMap::with_capacity(rest.len() / 44);
+    while !rest.is_empty() {
+        let identity = take_short(&mut rest)?;
+        let entries = take_number(&mut rest)?;
+        let mut journaled = Vec::new();
+        for _ in 0..entries {
+            let payload = take_short(&mut rest)?;
+            let count = take_number(&mut rest)?;
+            let length = usize::try_from(take_number(&mut rest)?).ok().filter(|n| *n <= RENDITIONS_MAX)?;
+            let renditions = (0..length).map(|_| take_short(&mut rest)).collect::<Option<Vec<Short>>>()?;
+            journaled.push(Journaled { payload, count, renditions });
+        }
+        page.insert(identity, journaled);
+    }
+    Some(page)
+}
+
+fn take_short(rest: &mut &[u8]) -> Option<Short> {
+    let (short, after) = rest.split_first_chunk::<16>()?;
+    *rest = after;
+    Some(*short)
+}
+
+fn take_number(rest: &mut &[u8]) -> Option<u32> {
+    let (number, after) = rest.split_first_chunk::<4>()?;
+    *rest = after;
+    Some(u32::from_le_bytes(*number))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Second;
+    use crate::event::Odd;
+
+    fn event(identity: u8, payload: u8) -> Event {
+        Event {
+            raw: Bytes::new(),
+            at: Some(Second(600 + i64::from(identity) * 40)),
+            identity: Identity([identity; 32]),
+            payload: Payload([payload; 32]),
+            kind: Arc::from(""),
+            odd: Odd::default(),
+        }
+    }
+
+    fn look(tally: &mut Tally, seen: &[(u8, u8)]) -> Vec<(u8, u8)> {
+        let new = tally.take(seen.iter().map(|(identity, payload)| event(*identity, *payload)).collect());
+        let mut new: Vec<(u8, u8)> =
+            new.iter().map(|new| (new.event.identity.0[0], new.event.payload.0[0])).collect();
+        new.sort_unstable();
+        new
+    }
+
+    #[test]
+    fn five_identical_events_are_five() {
+        let mut tally = Tally::default();
+        assert_eq!(look(&mut tally, &[(1, 1); 3]).len(), 3);
+        assert_eq!(look(&mut tally, &[(1, 1); 5]).len(), 2, "two more became visible");
+        assert_eq!(look(&mut tally, &[(1, 1); 5]).len(), 0);
+    }
+
+    #[test]
+    fn each_occurrence_has_its_own_key_and_keeps_it() {
+        let mut tally = Tally::default();
+        let first = tally.take(vec![event(1, 1), event(1, 1)]);
+        let later = tally.take(vec![event(1, 1), event(1, 1), event(1, 1)]);
+        let keys: Vec<&EventKey> = first.iter().chain(&later).map(|new| &new.key).collect();
+        let expected: Vec<EventKey> = (0..3).map(|n| EventKey::new(&Identity([1; 32]), n)).collect();
+        assert_eq!(keys, expected.iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_rename_adds_nothing_however_often_it_happens() {
+        let mut tally = Tally::default();
+        look(&mut tally, &[(1, 1), (1, 1)]);
+        for payload in 2..20 {
+            assert_eq!(look(&mut tally, &[(1, payload), (1, payload)]), []);
+        }
+    }
+
+    #[test]
+    fn a_twin_that_differs_only_outside_the_identity_is_new_even_after_a_rename() {
+        let mut tally = Tally::default();
+        look(&mut tally, &[(1, 1)]);
+        assert_eq!(look(&mut tally, &[(1, 2)]), [], "a rename");
+        assert_eq!(look(&mut tally, &[(1, 2), (1, 3)]), [(1, 3)], "the renamed one is matched first");
+    }
+
+    #[test]
+    fn a_page_that_was_cut_is_noticed() {
+        let mut tally = Tally::default();
+        look(&mut tally, &[(1, 1), (2, 2)]);
+        let page = tally.changed().remove(0);
+        for length in [0, 1, 5, page.body.len() - 1] {
+            let cut = TallyPage { minute: page.minute, body: page.body[..length].to_vec() };
+            let read = Tally::read(&[cut]);
+            assert!(read.is_err() || length == 1, "{length}");
+        }
+    }
+
+    #[test]
+    fn nothing_changes_when_nothing_is_new() {
+        let mut tally = Tally::default();
+        look(&mut tally, &[(1, 1)]);
+        let pages = tally.changed();
+        let mut again = Tally::read(&pages).unwrap();
+        look(&mut again, &[(1, 1)]);
+        assert_eq!(again.changed(), []);
+    }
+
+    proptest! {
+        /// The slow model counts: of an identity, as many are journaled as were ever seen at once.
+        #[test]
+        fn the_journaled_count_is_the_largest_seen(
+            looks in prop::collection::vec(prop::collection::vec((0u8..3, 0u8..4), 0..10), 1..8)
+        ) {
+            let mut pages: Vec<TallyPage> = Vec::new();
+            let mut journaled: HashMap<u8, usize> = HashMap::new();
+            let mut largest: HashMap<u8, usize> = HashMap::new();
+            let mut keys = BTreeSet::new();
+            for seen in looks {
+                // Through its stored form at every look, as in life.
+                let mut tally = Tally::read(&pages).unwrap();
+                let new = tally.take(seen.iter().map(|(i, p)| event(*i, *p)).collect());
+                for new in &new {
+                    *journaled.entry(new.event.identity.0[0]).or_default() += 1;
+                    prop_assert!(keys.insert(new.key.clone()), "no key is given twice");
+                }
+                for identity in 0..3 {
+                    let count = seen.iter().filter(|(i, _)| *i == identity).count();
+                    let known = largest.entry(identity).or_default();
+                    *known = (*known).max(count);
+                }
+                for page in tally.changed() {
+                    pages.retain(|known| known.minute != page.minute);
+                    pages.push(page);
+                }
+                for identity in 0..3 {
+                    prop_assert_eq!(journaled.get(&identity).copied().unwrap_or(0), largest[&identity]);
+                }
+            }
+        }
+
+        /// Without renames, what is journaled is exactly the multiset that was there.
+        #[test]
+        fn late_twins_of_any_payload_all_arrive(
+            truth in prop::collection::vec((0u8..3, 0u8..4), 0..14),
+            orders in prop::collection::vec(prop::collection::vec(any::<bool>(), 14), 1..5)
+        ) {
+            let mut tally = Tally::default();
+            let mut arrived = Vec::new();
+            let mut visible = vec![false; truth.len()];
+            for order in orders {
+                for (index, shows) in order.iter().enumerate().take(truth.len()) {
+                    visible[index] |= shows;
+                }
+                let seen: Vec<(u8, u8)> =
+                    truth.iter().zip(&visible).filter(|(_, shows)| **shows).map(|(event, _)| *event).collect();
+                arrived.extend(look(&mut tally, &seen));
+            }
+            arrived.extend(look(&mut tally, &truth));
+            arrived.sort_unstable();
+            let mut truth = truth.clone();
+            truth.sort_unstable();
+            prop_assert_eq!(arrived, truth);
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! From what is written to what it means: [`Settings`], or the mistakes that stand in the way.
+//!
+//! Every check runs, so that all mistakes are reported together; a value whose mistake is noted already is passed over.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::address::{self, Http, Rule};
+use super::layers::View;
+use super::quantity::{Period, Size};
+use super::settings::{
+    AzureIdentity, Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings,
+    S3Credentials, S3Settings, SentinelSettings, Settings, SourceSettings, Start,
+};
+use super::{
+    CloudName, ColumnsName, ForwarderFile, IdentityKind, IdentitySection, LogFormatName, LogLevel, OrgFile,
+    S3Section, SecretPlace, Secrets, SentinelSection, SourceSection, Surroundings,
+};
+use crate::clock::Second;
+use crate::event::OrgId;
+use crate::secret::{Place, SecretSource};
+
+const JOURNAL_BYTES_MIN: Size = Size(1 << 20);
+const POLL_INTERVAL_MIN: Period = Period(Duration::from_secs(1));
+const RESCAN_AFTER_MIN: Period = Period(Duration::from_secs(1));
+const RESCANS_MAX: usize = 24;
+const REQUESTS_PER_SECOND_MAX: f64 = 1_000.0;
+/// 2015-01-01T00:00:00Z: times before are implausible to the wire module as well.
+const START_MIN: Second = Second(1_420_070_400);
+const NAME_CHARACTERS_MAX: usize = 256;
+const PREFIX_BYTES_MAX: usize = 512;
+
+const SECRET_REMEDY: &str = "give { file = \"…\" } or { env = \"…\" }";
+
+/// What `forwarder.toml` means; `None` where a mistake stands in the way.
+pub(super) struct Forwarder {
+    /// As it is shown to people: relative if it was written so in a file that was named relatively.
+    pub(super) orgs_dir: Option<PathBuf>,
+    group_may_read: bool,
+    state_dir: Option<PathBuf>,
+    admin: Option<Option<SocketAddr>>,
+    log: Option<LogSettings>,
+    journal: Option<JournalSettings>,
+}
+
+impl Forwarder {
+    /// The whole, and the orgs' directory.
+    pub(super) fn settings(
+        self,
+        orgs: Vec<OrgSettings>,
+        warnings: Vec<String>,
+    ) -> Option<(Settings, PathBuf)> {
+        let settings = Settings {
+            state_dir: self.state_dir?,
+            admin: self.admin?,
+            log: self.log?,
+            journal: self.journal?,
+            orgs,
+            warnings,
+        };
+        Some((settings, self.orgs_dir?))
+    }
+}
+
+pub(super) fn forwarder(view: &mut View, file: &ForwarderFile, surroundings: &Surroundings) -> Forwarder {
+    let admin = required(view, &["admin", "listen"], file.admin.listen.as_deref(), "").and_then(|listen| {
+        if listen == "off" {
+            return Some(None);
+        }
+        let address = listen.parse().ok();
+        if address.is_none() {
+            view.refuse(
+                &["admin", "listen"],
+                "give an address with its port, such as 127.0.0.1:9465, or off",
+            );
+        }
+        address.map(Some)
+    });
+    let level = required(view, &["log", "level"], file.log.level, "");
+    let format = required(view, &["log", "format"], file.log.format, "");
+    let log = level.zip(format).map(|(level, format)| log_settings(level, format));
+    Forwarder {
+        orgs_dir: path(view, &["orgs_dir"], file.orgs_dir.as_deref(), ""),
+        group_may_read: file.allow_group_readable_secrets.unwrap_or_default(),
+        state_dir: path(view, &["state_dir"], file.state_dir.as_deref(), "")
+            .map(|path| surroundings.directory.join(path)),
+        admin,
+        log,
+        journal: journal(view, file),
+    }
+}
+
+fn log_settings(level: LogLevel, format: LogFormatName) -> LogSettings {
+    let format = match format {
+        LogFormatName::Auto => LogFormat::Auto,
+        LogFormatName::Text => LogFormat::Text,
+        LogFormatName::Json => LogFormat::Json,
+    };
+    LogSettings { level: level.as_str().to_owned(), format }
+}
+
+fn journal(view: &mut View, file: &ForwarderFile) -> Option<JournalSettings> {
+    let limit = &["journal", "max_bytes_per_org"];
+    let max_bytes_per_org = required(view, limit, file.journal.max_bytes_per_org, "").filter(|size| {
+        if *size < JOURNAL_BYTES_MIN {
+            view.refuse(limit, "the smallest accepted is 1MiB, or a single window would not fit");
+        }
+        *size >= JOURNAL_BYTES_MIN
+    });
+    let retain = required(view, &["journal", "retain"], file.journal.retain, "");
+    Some(JournalSettings { max_bytes_per_org: max_bytes_per_org?.0, retain: retain?.0 })
+}
+
+/// What an org's file means.
+pub(super) fn org(
+    view: &mut View,
+    file: &OrgFile,
+    id: &OrgId,
+    forwarder: &Forwarder,
+    surroundings: &Surroundings,
+    secrets: Secrets,
+) -> Option<OrgSettings> {
+    let mut reader = Reader { view, surroundings, secrets, group_may_read: forwarder.group_may_read };
+    let org = reader.name(&["org"], file.org.as_deref(), "give Pulumi's current name of the organization");
+    let start = reader.start(file.start.as_deref());
+    let source = reader.source(&file.source);
+    let sentinel = file.sentinel.as_ref().map(|section| reader.sentinel(section));
+    let s3 = file.s3.as_ref().map(|section| reader.s3(section));
+    let archive = file.file.as_ref().map(|section| {
+        let key = &["file", "path"];
+        let path = reader.path(key, section.path.as_deref(), "give the directory to write into");
+        path.map(|path| FileSettings { path })
+    });
+    let none = sentinel.is_none() && s3.is_none() && archive.is_none();
+    let damaged = ["sentinel", "s3", "file"].into_iter().any(|name| reader.view.found_wrong(&[name]));
+    if none && !damaged {
+        reader.view.refuse_whole(
+            "this org has no destination: add a section [sentinel], [s3] or [file]; \
+             sections of forwarder.toml are defaults only",
+        );
+    }
+    // An enabled destination that cannot be resolved makes the org unusable, rather than an org without it.
+    Some(OrgSettings {
+        id: id.clone(),
+        org: org?,
+        start: start?,
+        source: source?,
+        sentinel: sentinel.map_or(Some(None), |resolved| resolved.map(Some))?,
+        s3: s3.map_or(Some(None), |resolved| resolved.map(Some))?,
+        file: archive.map_or(Some(None), |resolved| resolved.map(Some))?,
+    })
+    .filter(|_| !none)
+}
+
+fn required<T>(view: &mut View, key: &[&str], value: Option<T>, remedy: &str) -> Option<T> {
+    if value.is_none() {
+        view.missing(key, remedy);
+    }
+    value
+}
+
+/// A path, relative to the file it stands in; from the environment, to the working directory.
+fn path(view: &mut View, key: &[&str], value: Option<&Path>, remedy: &str) -> Option<PathBuf> {
+    let path = required(view, key, value, remedy)?;
+    if path.as_os_str().is_empty() {
+        view.refuse(key, "give a path");
+        return None;
+    }
+    let beside = view.file_of(key).or_else(|| view.default_beside(key)).and_then(Path::parent);
+    Some(beside.map_or_else(|| path.to_owned(), |directory| directory.join(path)))
+}
+
+/// Reads one org's sections.
+struct Reader<'a> {
+    view: &'a mut View,
+    surroundings: &'a Surroundings,
+    secrets: Secrets,
+    group_may_read: bool,
+}
+
+impl Reader<'_> {
+    fn path(&mut self, key: &[&str], value: Option<&Path>, remedy: &str) -> Option<PathBuf> {
+        path(self.view, key, value, remedy).map(|path| self.surroundings.directory.join(path))
+    }
+
+    /// One word of text: a name, an id.
+    fn name(&mut self, key: &[&str], value: Option<&str>, remedy: &str) -> Option<String> {
+        let name = required(self.view, key, value, remedy)?;
+        let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+        if name.is_empty() || name.chars().count() > NAME_CHARACTERS_MAX || name.contains(odd) {
+            self.view.refuse(key, format!("{remedy}: without spaces and slashes"));
+            return None;
+        }
+        Some(name.to_owned())
+    }
+
+    fn start(&mut self, value: Option<&str>) -> Option<Start> {
+        let text = required(self.view, &["start"], value, "")?;
+        if text == "now" {
+            return Some(Start::Now);
+        }
+        match Second::parse_rfc3339(text) {
+            Some(second) if second >= START_MIN => Some(Start::At(second)),
+            Some(_) => {
+                self.view.refuse(&["start"], "Pulumi has no events that old: give a time since 2015");
+                None
+            }
+            None => {
+                let remedy = "give now, or a time with its zone, such as 2026-01-01T00:00:00Z";
+                self.view.refuse(&["start"], remedy);
+                None
+            }
+        }
+    }
+
+    fn address(&mut self, key: [&str; 2], value: Option<&str>, rule: Rule) -> Option<String> {
+        let text =
+            required(self.view, &key, value, &format!("give an address such as https://{}", rule.example))?;
+        match address::check(text, &rule) {
+            Ok(address) => {
+                if address.exposed {
+                    self.view.warn(
+                        &key,
+                        "is not encrypted: whoever listens on the way reads what is sent, credentials too; use https://",
+                    );
+                }
+                Some(address.url)
+            }
+            // The address is not shown where it may hold a password.
+            Err(error) if text.contains('@') || text.contains('?') => {
+                self.view.refuse_unseen(&key, error.to_string());
+                None
+            }
+            Err(error) => {
+                self.view.refuse(&key, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn ca_file(&mut self, key: [&str; 2], value: Option<&Path>) -> Option<Option<PathBuf>> {
+        let Some(written) = value else {
+            return (!self.view.found_wrong(&key)).then_some(None);
+        };
+        let path = self.path(&key, Some(written), "")?;
+        if self.secrets == Secrets::MustBeReadable
+            && let Err(error) = crate::http::Client::new(Some(&path))
+        {
+            self.view.refuse(&key, error.to_string());
+            return None;
+        }
+        Some(Some(path))
+    }
+
+    /// `None` when it is wrong or missing.
+    fn secret(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<SecretSource> {
+        let written = required(self.view, key, place, SECRET_REMEDY)?;
+        let below = |name| [key, &[name]].concat();
+        let place = match (&written.file, &written.env) {
+            (Some(file), None) => Place::File(self.path(&below("file"), Some(file), "")?),
+            (None, Some(name)) => {
+                if name.is_empty() || name.contains(['=', '\0']) {
+                    self.view.refuse(&below("env"), "give the name of an environment variable");
+                    return None;
+                }
+                Place::Env(name.clone())
+            }
+            _ if self.view.found_wrong_below(key) => return None,
+            (Some(_), Some(_)) => {
+                self.view.refuse_unseen(key, "give either `file` or `env`, not both");
+                return None;
+            }
+            (None, None) => {
+                self.view.refuse_unseen(key, SECRET_REMEDY);
+                return None;
+            }
+        };
+        let name = if matches!(place, Place::File(_)) { "file" } else { "env" };
+        let source = SecretSource { place, group_may_read: self.group_may_read };
+        if self.secrets == Secrets::MustBeReadable
+            && let Err(error) = source.read()
+        {
+            self.view.refuse(&below(name), error.to_string());
+            return None;
+        }
+        Some(source)
+    }
+
+    fn optional_secret(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<Option<SecretSource>> {
+        if place.is_none() {
+            return (!self.view.found_wrong(key)).then_some(None);
+        }
+        self.secret(key, place).map(Some)
+    }
+
+    fn rate(&mut self, key: &[&str], value: Option<f64>) -> Option<f64> {
+        let rate = required(self.view, key, value, "")?;
+        // Not a number fails every comparison.
+        if rate > 0.0 && rate <= REQUESTS_PER_SECOND_MAX {
+            return Some(rate);
+        }
+        self.view.refuse(key, format!("give a number above 0, at most {REQUESTS_PER_SECOND_MAX}"));
+        None
+    }
+
+    fn source(&mut self, section: &SourceSection) -> Option<SourceSettings> {
+        let allow_http = section.allow_http.unwrap_or_default();
+        let rule = Rule {
+            section: "source",
+            example: "api.pulumi.com",
+            path: true,
+            http: if allow_http { Http::Anywhere } else { Http::Loopback },
+        };
+        let api_url = self.address(["source", "api_url"], section.api_url.as_deref(), rule);
+        let key = &["source", "poll_interval"];
+        let poll_interval = required(self.view, key, section.poll_interval, "").filter(|interval| {
+            if *interval < POLL_INTERVAL_MIN {
+                self.view.refuse(key, format!("the smallest accepted is {POLL_INTERVAL_MIN}"));
+            }
+            *interval >= POLL_INTERVAL_MIN
+        });
+        let overlap = required(self.view, &["source", "overlap"], section.overlap, "");
+        let settle = required(self.view, &["source", "settle"], section.settle, "");
+        let rescan_after = self.rescan_after(section.rescan_after.as_deref());
+        let requests_per_second = self.rate(&["source", "requests_per_second"], section.requests_per_second);
+        let host_requests_per_second =
+            self.rate(&["source", "host_requests_per_second"], section.host_requests_per_second);
+        let ca_file = self.ca_file(["source", "ca_file"], section.ca_file.as_deref());
+        let token = self.secret(&["source", "token"], section.token.as_ref());
+        let next_token = self.optional_secret(&["source", "next_token"], section.next_token.as_ref());
+        Some(SourceSettings {
+            api_url: api_url?,
+            poll_interval: poll_interval?.0,
+            overlap: overlap?.0,
+            settle: settle?.0,
+            rescan_after: rescan_after?,
+            requests_per_second: requests_per_second?,
+            host_requests_per_second: host_requests_per_second?,
+            ca_file: ca_file?,
+            token: token?,
+            next_token: next_token?,
+        })
+    }
+
+    fn rescan_after(&mut self, ages: Option<&[Period]>) -> Option<Vec<Duration>> {
+        let key = &["source", "rescan_after"];
+        let ages = required(self.view, key, ages, "")?;
+        if ages.iter().any(|age| *age < RESCAN_AFTER_MIN) {
+            self.view.refuse(key, format!("the smallest age accepted is {RESCAN_AFTER_MIN}"));
+            return None;
+        }
+        if ages.len() > RESCANS_MAX {
+            self.view.refuse(key, format!("give at most {RESCANS_MAX} ages"));
+            return None;
+        }
+        let mut ages: Vec<Duration> = ages.iter().map(|age| age.0).collect();
+        ages.sort();
+        ages.dedup();
+        Some(ages)
+    }
+
+    fn sentinel(&mut self, section: &SentinelSection) -> Option<SentinelSettings> {
+        const ENDPOINT: &str = "acme-x1y2.westeurope-1.ingest.monitor.azure.com";
+        let allow_http = section.allow_http.unwrap_or_default();
+        let http = if allow_http { Http::Anywhere } else { Http::Loopback };
+        let rule = Rule { section: "sentinel", example: ENDPOINT, path: false, http };
+        let endpoint = self.address(["sentinel", "endpoint"], section.endpoint.as_deref(), rule);
+        let rule_id = self.rule_id(section.rule_id.as_deref());
+        let stream = self.stream(section.stream.as_deref());
+        let columns = required(self.view, &["sentinel", "columns"], section.columns, "");
+        let cloud = required(self.view, &["sentinel", "cloud"], section.cloud, "");
+        let authority = self.authority(section.authority.as_deref(), cloud);
+        let scope = self.scope(section.scope.as_deref(), cloud);
+        let identity = self.identity(section.identity.as_ref());
+        let ca_file = self.ca_file(["sentinel", "ca_file"], section.ca_file.as_deref());
+        let columns = match columns? {
+            ColumnsName::Extended => Columns::Extended,
+        };
+        Some(SentinelSettings {
+            endpoint: endpoint?,
+            rule_id: rule_id?,
+            stream: stream?,
+            columns,
+            raw_event: section.raw_event.unwrap_or_default(),
+            authority: authority?,
+            scope: scope?,
+            identity: identity?,
+            ca_file: ca_file?,
+        })
+    }
+
+    fn rule_id(&mut self, value: Option<&str>) -> Option<String> {
+        let key = &["sentinel", "rule_id"];
+        let remedy = "give the data collection rule's immutable id: dcr- and 32 hexadecimal digits \
+                      (`immutableId` in the rule's JSON view)";
+        let id = required(self.view, key, value, remedy)?;
+        let good = |id: &str| {
+            !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        if !id.strip_prefix("dcr-").is_some_and(good) {
+            self.view.refuse(key, remedy);
+            return None;
+        }
+        Some(id.to_owned())
+    }
+
+    fn stream(&mut self, value: Option<&str>) -> Option<String> {
+        let key = &["sentinel", "stream"];
+        let name = required(self.view, key, value, "")?;
+        let good = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if !good || !name.starts_with("Custom-") || name.len() > NAME_CHARACTERS_MAX {
+            let remedy =
+                "give the input stream's name as in the rule's streamDeclarations: it begins with Custom-";
+            self.view.refuse(key, remedy);
+            return None;
+        }
+        Some(name.to_owned())
+    }
+
+    fn authority(&mut self, value: Option<&str>, cloud: Option<CloudName>) -> Option<String> {
+        let key = ["sentinel", "authority"];
+        if value.is_none() {
+            return cloud.map(|cloud| cloud.authority().to_owned()).filter(|_| !self.view.found_wrong(&key));
+        }
+        // Microsoft's identity library refuses everything else, on loopback too.
+        let http = Http::Never;
+        let rule = Rule { section: "sentinel", example: "login.microsoftonline.com", path: false, http };
+        self.address(key, value, rule)
+    }
+
+    fn scope(&mut self, value: Option<&str>, cloud: Option<CloudName>) -> Option<String> {
+        let key = &["sentinel", "scope"];
+        let Some(scope) = value else {
+            return cloud.map(|cloud| cloud.scope().to_owned()).filter(|_| !self.view.found_wrong(key));
+        };
+        if !scope.ends_with("/.default") || scope.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            self.view.refuse(
+                key,
+                "give a scope that ends in /.default, such as https://monitor.azure.com/.default",
+            );
+            return None;
+        }
+        Some(scope.to_owned())
+    }
+
+    fn identity(&mut self, section: Option<&IdentitySection>) -> Option<AzureIdentity> {
+        let remedy = "give { kind = \"client_secret\", tenant_id = \"…\", client_id = \"…\", secret = { file = \"…\" } }";
+        let section = required(self.view, &["sentinel", "identity"], section, remedy)?;
+        // Of a kind that this version lacks, nothing more is asked.
+        if self.view.found_wrong(&["sentinel", "identity", "kind"]) {
+            return None;
+        }
+        let at = |name| ["sentinel", "identity", name];
+        let kind = required(self.view, &at("kind"), section.kind, "give client_secret");
+        let tenant_id =
+            self.name(&at("tenant_id"), section.tenant_id.as_deref(), "give the Entra tenant's id");
+        let client_id =
+            self.name(&at("client_id"), section.client_id.as_deref(), "give the application (client) id");
+        let secret = self.secret(&at("secret"), section.secret.as_ref());
+        match kind? {
+            IdentityKind::ClientSecret => Some(AzureIdentity::ClientSecret {
+                tenant_id: tenant_id?,
+                client_id: client_id?,
+                secret: secret?,
+            }),
+        }
+    }
+
+    fn s3(&mut self, section: &S3Section) -> Option<S3Settings> {
+        let bucket = self.bucket(section.bucket.as_deref());
+        let prefix = self.prefix(section.prefix.as_deref());
+        let region = match section.region.as_deref() {
+            None => (!self.view.found_wrong(&["s3", "region"])).then_some(None),
+            given => self.name(&["s3", "region"], given, "give a region's name, such as eu-west-1").map(Some),
+        };
+        let endpoint_url = match section.endpoint_url.as_deref() {
+            None => (!self.view.found_wrong(&["s3", "endpoint_url"])).then_some(None),
+            given => {
+                let allow_http = section.allow_http.unwrap_or_default();
+                let http = if allow_http { Http::Anywhere } else { Http::Loopback };
+                let rule = Rule { section: "s3", example: "minio.example.com", path: true, http };
+                self.address(["s3", "endpoint_url"], given, rule).map(Some)
+            }
+        };
+        let credentials = self.s3_credentials(section);
+        let ca_file = self.ca_file(["s3", "ca_file"], section.ca_file.as_deref());
+        Some(S3Settings {
+            bucket: bucket?,
+            prefix: prefix?,
+            region: region?,
+            endpoint_url: endpoint_url?,
+            force_path_style: section.force_path_style.unwrap_or_default(),
+            credentials: credentials?,
+            ca_file: ca_file?,
+        })
+    }
+
+    fn bucket(&mut self, value: Option<&str>) -> Option<String> {
+        let key = &["s3", "bucket"];
+        let bucket =
+            required(self.view, key, value, "give the bucket's name, here or in [s3] of forwarder.toml")?;
+        let refusal = if bucket.contains("://") || bucket.contains('/') {
+            Some(
+                "give the bucket's name alone, without `s3://` and slashes; what follows it belongs into prefix",
+            )
+        } else if !(3..=63).contains(&bucket.len())
+            || !bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        {
+            Some("give a bucket's name: 3 to 63 letters, digits, `-` and `.`")
+        } else {
+            None
+        };
+        if let Some(text) = refusal {
+            self.view.refuse(key, text);
+            return None;
+        }
+        Some(bucket.to_owned())
+    }
+
+    fn prefix(&mut self, value: Option<&str>) -> Option<String> {
+        let key = &["s3", "prefix"];
+        let prefix = required(self.view, key, value, "")?.trim_matches('/');
+        let odd_part = |part: &str| part.is_empty() || part == "." || part == "..";
+        let odd = !prefix.is_empty() && prefix.split('/').any(odd_part);
+        if odd || prefix.len() > PREFIX_BYTES_MAX || prefix.chars().any(char::is_control) {
+            let text = format!(
+                "give at most {PREFIX_BYTES_MAX} bytes, parts separated by single slashes, without `.` and `..`"
+            );
+            self.view.refuse(key, text);
+            return None;
+        }
+        Some(prefix.to_owned())
+    }
+
+    fn s3_credentials(&mut self, section: &S3Section) -> Option<S3Credentials> {
+        let (id, secret) = (&["s3", "access_key_id"], &["s3", "secret_access_key"]);
+        if section.access_key_id.is_none() && section.secret_access_key.is_none() {
+            let wrong = self.view.found_wrong(id) || self.view.found_wrong(secret);
+            return (!wrong).then_some(S3Credentials::Default);
+        }
+        let both = "access_key_id and secret_access_key belong together; without both, the AWS SDK's own search is used";
+        let access_key_id = self.name(id, section.access_key_id.as_deref(), both);
+        let secret_access_key = match &section.secret_access_key {
+            Some(place) => self.secret(secret, Some(place)),
+            None => required(self.view, secret, None, both),
+        };
+        Some(S3Credentials::Static { access_key_id: access_key_id?, secret_access_key: secret_access_key? })
+    }
+}

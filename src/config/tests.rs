@@ -1,0 +1,553 @@
+//! The configuration from outside: files in a directory, variables, and what comes of them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::settings::*;
+use super::*;
+use crate::secret::Place;
+
+/// A directory with configuration files, and the variables beside it.
+struct Written {
+    directory: tempfile::TempDir,
+    variables: Vec<(String, String)>,
+}
+
+const ACME: &str = r#"
+org = "acme-corp"
+
+[source]
+token = { file = "../token" }
+
+[file]
+path = "../archive"
+"#;
+
+const SENTINEL: &str = r#"
+org = "acme-corp"
+source.token = { file = "../token" }
+
+[sentinel]
+endpoint = "https://acme-x1y2.westeurope-1.ingest.monitor.azure.com"
+rule_id = "dcr-00000000000000000000000000000000"
+identity = { kind = "client_secret", tenant_id = "t", client_id = "c", secret = { file = "../token" } }
+"#;
+
+impl Written {
+    fn new(forwarder: &str) -> Written {
+        let written = Written { directory: tempfile::tempdir().unwrap(), variables: Vec::new() };
+        written.file("forwarder.toml", forwarder).secret("token", "test-token\n", 0o600)
+    }
+
+    fn file(self, name: &str, text: &str) -> Written {
+        let path = self.directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        self
+    }
+
+    fn org(self, id: &str, text: &str) -> Written {
+        self.file(&format!("orgs/{id}.toml"), text)
+    }
+
+    fn secret(self, name: &str, text: &str, mode: u32) -> Written {
+        use std::os::unix::fs::PermissionsExt;
+        let this = self.file(name, text);
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(this.directory.path().join(name), permissions).unwrap();
+        this
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Written {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings { directory: self.directory.path().to_owned(), variables: self.variables.clone() }
+    }
+
+    fn load(&self) -> Result<Loaded, Invalid> {
+        load_in(Some(Path::new("forwarder.toml")), &self.surroundings(), Secrets::MustBeReadable)
+    }
+
+    fn settings(&self) -> Settings {
+        match self.load() {
+            Ok(loaded) => loaded.settings,
+            Err(invalid) => panic!("{invalid}"),
+        }
+    }
+
+    /// The mistakes as people read them, the directory's name replaced.
+    fn mistakes(&self) -> String {
+        let invalid = self.load().expect_err("this configuration must be refused");
+        invalid.to_string().replace(self.directory.path().to_str().unwrap(), "[directory]")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+fn acme(forwarder: &str) -> Written {
+    Written::new(forwarder).org("acme", ACME)
+}
+
+#[test]
+fn an_empty_forwarder_file_means_the_defaults() {
+    let written = acme("");
+    let settings = written.settings();
+    assert_eq!(
+        settings,
+        Settings {
+            state_dir: "/var/lib/pulumi-audit-forwarder".into(),
+            admin: Some("127.0.0.1:9465".parse().unwrap()),
+            log: LogSettings { level: "info".into(), format: LogFormat::Auto },
+            journal: JournalSettings { max_bytes_per_org: 2 << 30, retain: Duration::from_secs(7 * 86_400) },
+            orgs: vec![OrgSettings {
+                id: OrgId::new("acme").unwrap(),
+                org: "acme-corp".into(),
+                start: Start::Now,
+                source: SourceSettings {
+                    api_url: "https://api.pulumi.com".into(),
+                    poll_interval: Duration::from_secs(300),
+                    overlap: Duration::from_secs(900),
+                    settle: Duration::ZERO,
+                    rescan_after: [3_600, 21_600, 86_400].map(Duration::from_secs).into(),
+                    requests_per_second: 2.0,
+                    host_requests_per_second: 10.0,
+                    ca_file: None,
+                    token: crate::secret::SecretSource {
+                        place: Place::File(written.path("orgs/../token")),
+                        group_may_read: false,
+                    },
+                    next_token: None,
+                },
+                sentinel: None,
+                s3: None,
+                file: Some(FileSettings { path: written.path("orgs/../archive") }),
+            }],
+            warnings: vec![],
+        }
+    );
+}
+
+#[test]
+fn the_orgs_file_wins_over_the_forwarders_and_the_environment_over_both() {
+    let written = Written::new("[source]\npoll_interval = \"1m\"\noverlap = \"2m\"\nsettle = \"3s\"\n")
+        .org("acme", &ACME.replace("[source]", "[source]\noverlap = \"20m\"\nsettle = \"30s\""))
+        .variable("PAF_SOURCE__SETTLE", "9s")
+        .variable("PAF_SOURCE__RESCAN_AFTER", r#"["2h", "1h", "2h"]"#)
+        .variable("PAF_SOURCE__REQUESTS_PER_SECOND", "0.5")
+        .variable("PAF_ADMIN__LISTEN", "off")
+        .variable("PAF_CONFIG", "/nowhere");
+    let settings = written.settings();
+    let source = &settings.orgs[0].source;
+    assert_eq!(source.poll_interval, Duration::from_secs(60), "from forwarder.toml");
+    assert_eq!(source.overlap, Duration::from_secs(1_200), "from the org's file");
+    assert_eq!(source.settle, Duration::from_secs(9), "from the environment");
+    assert_eq!(source.rescan_after, [3_600, 7_200].map(Duration::from_secs), "ascending, without repeats");
+    assert_eq!(source.requests_per_second, 0.5);
+    assert_eq!(settings.admin, None);
+}
+
+#[test]
+fn a_variable_that_looks_like_a_number_may_be_a_text() {
+    let written = Written::new("")
+        .org("acme", "org = \"a\"\nsource.token.file = \"../token\"\ns3.bucket = \"acme-audit\"\n")
+        .variable("PAF_S3__PREFIX", "2026")
+        .variable("PAF_S3__REGION", "true");
+    let s3 = written.settings().orgs[0].s3.clone().unwrap();
+    assert_eq!((s3.prefix.as_str(), s3.region.as_deref()), ("2026", Some("true")));
+}
+
+#[test]
+fn a_shared_section_gives_defaults_and_enables_nothing() {
+    let written =
+        Written::new("[s3]\nbucket = \"shared-audit\"\nprefix = \"/pulumi/\"\n[file]\npath = \"archive\"\n")
+            .org("acme", ACME)
+            .org("beta", "org = \"beta\"\nsource.token.file = \"../token\"\n[s3]\n")
+            .org("gamma", "org = \"gamma\"\nsource.token.file = \"../token\"\n[s3]\nprefix = \"\"\n[file]\n");
+    let settings = written.settings();
+    let names: Vec<_> = settings.orgs.iter().map(|org| org.destinations()).collect();
+    use crate::destination::DestinationName::{File, S3};
+    assert_eq!(names, [vec![File], vec![S3], vec![S3, File]]);
+    let s3 = |org: usize| settings.orgs[org].s3.clone().unwrap();
+    assert_eq!((s3(1).bucket.as_str(), s3(1).prefix.as_str()), ("shared-audit", "pulumi"));
+    assert_eq!((s3(2).bucket.as_str(), s3(2).prefix.as_str()), ("shared-audit", ""));
+    assert_eq!(settings.orgs[2].file, Some(FileSettings { path: written.path("archive") }));
+}
+
+#[test]
+fn a_path_is_relative_to_the_file_it_stands_in() {
+    let written = Written::new("")
+        .file(
+            "etc/forwarder.toml",
+            "state_dir = \"../state\"\norgs_dir = \"../tenants\"\n[source]\ntoken.file = \"shared\"\n",
+        )
+        .secret("etc/shared", "shared", 0o600)
+        .secret("tenants/own", "own", 0o600)
+        .file(
+            "tenants/acme.toml",
+            "org = \"a\"\n[source]\ntoken = { file = \"own\" }\n[file]\npath = \"out\"\n",
+        )
+        .file("tenants/beta.toml", "org = \"b\"\n[file]\npath = \"/out\"\n")
+        .variable("PAF_CONFIG", "etc/forwarder.toml");
+    let settings = load_in(None, &written.surroundings(), Secrets::MustBeReadable).unwrap().settings;
+    let token = |org: usize| settings.orgs[org].source.token.place.clone();
+    assert_eq!(settings.state_dir, written.path("etc/../state"));
+    assert_eq!(token(0), Place::File(written.path("etc/../tenants/own")));
+    assert_eq!(token(1), Place::File(written.path("etc/shared")));
+    assert_eq!(settings.orgs[0].file, Some(FileSettings { path: written.path("etc/../tenants/out") }));
+    assert_eq!(settings.orgs[1].file, Some(FileSettings { path: "/out".into() }));
+}
+
+#[test]
+fn a_path_from_the_environment_is_relative_to_the_working_directory() {
+    let written = acme("state_dir = \"/elsewhere\"").variable("PAF_STATE_DIR", "state");
+    assert_eq!(written.settings().state_dir, written.path("state"));
+}
+
+#[test]
+fn the_state_directory_of_systemd_is_the_default_but_not_more() {
+    let systemd = "/var/lib/private/paf:/var/lib/other";
+    let written = acme("").variable("STATE_DIRECTORY", systemd);
+    assert_eq!(written.settings().state_dir, Path::new("/var/lib/private/paf"));
+    let written = acme("state_dir = \"/mine\"").variable("STATE_DIRECTORY", systemd);
+    assert_eq!(written.settings().state_dir, Path::new("/mine"));
+}
+
+#[test]
+fn the_local_file_is_found_below_the_working_directory() {
+    let written = Written::new("")
+        .file("config/forwarder.toml", "")
+        .file("config/orgs/acme.toml", &ACME.replace("../", "../../"));
+    let loaded = load_in(None, &written.surroundings(), Secrets::MustBeReadable).unwrap();
+    assert_eq!(loaded.file, written.path("config/forwarder.toml"));
+    assert_eq!(loaded.orgs_dir, written.path("config/orgs"));
+}
+
+#[test]
+fn an_upper_choice_of_a_secret_or_identity_replaces_the_lower_one_whole() {
+    let forwarder = format!("[source]\ntoken = {{ env = \"ABSENT\" }}\n{}", {
+        let identity = "{ kind = \"client_secret\", tenant_id = \"shared\", client_id = \"shared\", secret = { env = \"ABSENT\" } }";
+        format!("[sentinel]\nidentity = {identity}\n")
+    });
+    let settings = Written::new(&forwarder)
+        .org("acme", SENTINEL)
+        .org(
+            "beta",
+            &SENTINEL
+                .replace("acme-corp", "beta")
+                .replace("kind = \"client_secret\", tenant_id = \"t\", ", ""),
+        )
+        .settings();
+    let identity = |org: usize| {
+        let AzureIdentity::ClientSecret { tenant_id, client_id, .. } =
+            settings.orgs[org].sentinel.clone().unwrap().identity;
+        (tenant_id, client_id)
+    };
+    assert!(matches!(settings.orgs[0].source.token.place, Place::File(_)));
+    assert_eq!(identity(0), ("t".into(), "c".into()));
+    assert_eq!(
+        identity(1),
+        ("shared".into(), "c".into()),
+        "without a kind of its own, single keys are replaced"
+    );
+}
+
+#[test]
+fn a_cloud_sets_authority_and_scope_and_both_can_be_overridden() {
+    let sentinel = |more: &str| {
+        let text = SENTINEL.replace("[sentinel]", &format!("[sentinel]\n{more}"));
+        Written::new("").org("acme", &text).settings().orgs[0].sentinel.clone().unwrap()
+    };
+    let public = sentinel("");
+    assert_eq!(public.authority, "https://login.microsoftonline.com");
+    assert_eq!(public.scope, "https://monitor.azure.com/.default");
+    assert_eq!((public.stream.as_str(), public.raw_event), ("Custom-PulumiAuditLogs_CL", false));
+    let government = sentinel("cloud = \"usgov\"");
+    assert_eq!(government.authority, "https://login.microsoftonline.us");
+    assert_eq!(government.scope, "https://monitor.azure.us/.default");
+    let own =
+        sentinel("cloud = \"china\"\nauthority = \"https://localhost:7/\"\nscope = \"https://x/.default\"");
+    assert_eq!((own.authority.as_str(), own.scope.as_str()), ("https://localhost:7", "https://x/.default"));
+}
+
+#[test]
+fn a_start_is_now_or_a_time_in_quotes_or_without() {
+    let at = Start::At(crate::clock::Second::parse_rfc3339("2026-01-02T03:04:05Z").unwrap());
+    for (text, start) in
+        [("\"now\"", Start::Now), ("\"2026-01-02T04:04:05+01:00\"", at), ("2026-01-02T03:04:05Z", at)]
+    {
+        let settings = Written::new("").org("acme", &format!("start = {text}\n{ACME}")).settings();
+        assert_eq!(settings.orgs[0].start, start, "{text}");
+    }
+}
+
+#[test]
+fn unencrypted_addresses_elsewhere_need_leave_and_are_warned_of() {
+    let source = "[source]\napi_url = \"http://pulumi.internal\"\nallow_http = true\n";
+    let settings = acme(source).org("beta", &ACME.replace("acme-corp", "beta")).settings();
+    assert_eq!(
+        settings.warnings,
+        [
+            "forwarder.toml:2: source.api_url is not encrypted: whoever listens on the way reads what is sent, credentials too; use https://"
+        ]
+    );
+    let settings = acme("[source]\napi_url = \"http://127.0.0.1:8080\"\n").settings();
+    assert!(settings.warnings.is_empty(), "loopback needs no leave");
+}
+
+#[test]
+fn group_readable_secrets_need_leave() {
+    let written = acme("").secret("token", "secret", 0o440);
+    assert!(written.mistakes().contains("allow_group_readable_secrets"));
+    let written = acme("allow_group_readable_secrets = true").secret("token", "secret", 0o440);
+    assert!(written.settings().orgs[0].source.token.group_may_read);
+}
+
+#[test]
+fn commands_that_use_no_secret_can_do_without() {
+    let written = acme("");
+    std::fs::remove_file(written.path("token")).unwrap();
+    assert!(written.load().is_err());
+    assert!(load_in(Some(Path::new("forwarder.toml")), &written.surroundings(), Secrets::Unread).is_ok());
+}
+
+#[test]
+fn hidden_files_and_others_in_the_orgs_directory_are_passed_over() {
+    let written =
+        acme("").file("orgs/.hidden.toml", "x").file("orgs/beta.toml.example", "x").file("orgs/README", "x");
+    assert_eq!(written.settings().orgs.len(), 1);
+}
+
+#[test]
+fn every_value_is_shown_with_its_origin() {
+    let written = acme("[journal]\nretain = \"1d\"\n").variable("PAF_LOG__LEVEL", "debug");
+    let loaded = written.load().unwrap();
+    let origin = |key: &str| {
+        let mut values = loaded.forwarder_values.iter().chain(&loaded.org_values[0].2);
+        let found = values.find(|value| value.key.join(".") == key).unwrap();
+        format!("{} # {}", found.value, found.origin)
+    };
+    assert_eq!(origin("state_dir"), "\"/var/lib/pulumi-audit-forwarder\" # default");
+    assert_eq!(origin("journal.retain"), "\"1d\" # forwarder.toml:2");
+    assert_eq!(origin("log.level"), "\"debug\" # environment PAF_LOG__LEVEL");
+    assert_eq!(origin("source.token.file"), "\"../token\" # orgs/acme.toml:5");
+    assert_eq!(origin("start"), "\"now\" # default");
+}
+
+#[test]
+fn no_value_that_may_be_a_secret_is_printed() {
+    const CANARY: &str = "pul-canary";
+    for org in [
+        "token = \"pul-canary\"",
+        "[source]\ntoken = \"pul-canary\"",
+        "[source]\ntoken = \"pul-canary",
+        "[source]\ntoken = pul-canary",
+        "[source]\ntoken = \"\"\"\npul-canary\n",
+        "[source]\ntoken = { file = \"../token\" } pul-canary",
+        "[source]\ntoken = [\"pul-canary\"]",
+        "[source]\ntoken = { value = \"pul-canary\" }",
+        "[source]\ntoken = { file = \"../token\", env = \"X\", value = \"pul-canary\" }",
+        "[source]\ntokn = \"pul-canary\"",
+        "[source]\napi_url = \"https://me:pul-canary@host\"",
+        "[source]\napi_url = \"https://host?token=pul-canary\"",
+        "[s3]\nsecret_access_key = \"pul-canary\"",
+        "[s3]\naccess_key_id = \"x\"\nsecret_access_key = { literal = \"pul-canary\" }",
+        "[sentinel]\nidentity = { kind = \"x\", secret = \"pul-canary\" }",
+        "[sentinel]\nidentity = { kind = \"client_secret\", client_secret = \"pul-canary\" }",
+        "pul-canary",
+    ] {
+        let mistakes = Written::new("").org("acme", org).mistakes();
+        assert!(!mistakes.contains(CANARY), "{org}\n{mistakes}");
+    }
+    for (name, value) in [
+        ("PAF_SOURCE__TOKEN", CANARY),
+        ("PAF_TOKEN", CANARY),
+        ("PAF_SOURCE", r#"{token={file="/x",value="pul-canary"},poll_interval="0s",rescan_after=["0"]}"#),
+        ("PAF_SOURCE__API_URL", "https://a:pul-canary@b"),
+    ] {
+        let mistakes = acme("").variable(name, value).mistakes();
+        assert!(mistakes.contains(name) && !mistakes.contains(CANARY), "{mistakes}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_written_is_loaded_or_refused(at in 0..SENTINEL.len(), cut in 0..40_usize, put in "\\PC{0,12}|[\\[\\]{}=.\"'\n0-9a-z_]{0,12}") {
+        let until = (at + cut).min(SENTINEL.len());
+        let text = format!("{}{put}{}", &SENTINEL[..at], &SENTINEL[until..]);
+        if let Err(invalid) = Written::new("").org("acme", &text).load() {
+            assert!(!invalid.mistakes.is_empty(), "{text}");
+        }
+    }
+}
+
+/// Golden: what is written, and what its writer is told.
+#[test]
+fn every_mistake_is_answered_with_its_place_and_remedy() {
+    let mut page = String::new();
+    let mut say = |title: &str, written: Written| {
+        writeln!(page, "# {title}\n{}\n", written.mistakes()).unwrap();
+    };
+    let org = |text: &str| Written::new("").org("acme", text);
+    let in_acme = |section: &str, more: &str| org(&ACME.replace(section, &format!("{section}\n{more}")));
+    let source = |more: &str| in_acme("[source]", more);
+    let sentinel = |more: &str| org(&SENTINEL.replace("[sentinel]", &format!("[sentinel]\n{more}")));
+    let sentinel_without = |key: &str| {
+        let lines = SENTINEL.lines().filter(|line| !line.starts_with(key));
+        org(&lines.collect::<Vec<_>>().join("\n"))
+    };
+    let identity = |identity: &str| {
+        let lines = SENTINEL.lines().filter(|line| !line.starts_with("identity"));
+        org(&format!("{}\nidentity = {identity}\n", lines.collect::<Vec<_>>().join("\n")))
+    };
+    let s3 = |text: &str| org(&format!("org = \"a\"\nsource.token.file = \"../token\"\n\n[s3]\n{text}\n"));
+
+    say("not TOML", Written::new("state_dir = /var/lib\n[source]\npoll_interval = 5m\n").org("acme", ACME));
+    say("a key twice", acme("orgs_dir = \"orgs\"\norgs_dir = \"orgs\"\n"));
+    say("unknown keys", acme("stat_dir = \"/x\"\n[journal]\nmax_size = \"1GiB\"\n[metrics]\nport = 1\n"));
+    say(
+        "wrong types",
+        acme(
+            "state_dir = 5\nallow_group_readable_secrets = \"yes\"\nadmin = 9465\n[source]\nrequests_per_second = \"2\"\npoll_interval = 300\nrescan_after = \"1h\"\n",
+        ),
+    );
+    say(
+        "no unit",
+        acme(
+            "[journal]\nmax_bytes_per_org = \"2\"\nretain = \"7 days\"\n[source]\nrescan_after = [\"1h\", \"6\"]\n",
+        ),
+    );
+    say(
+        "unknown values",
+        acme("[log]\nlevel = \"verbose\"\nformat = \"xml\"\n[admin]\nlisten = \"localhost\"\n"),
+    );
+    say("empty paths", acme("state_dir = \"\"\n"));
+    say(
+        "too small",
+        acme(
+            "[journal]\nmax_bytes_per_org = \"1KiB\"\n[source]\npoll_interval = \"0s\"\nrescan_after = [\"0s\"]\nrequests_per_second = 0\nhost_requests_per_second = -1\n",
+        ),
+    );
+    say("not a number", acme("[source]\nrequests_per_second = nan\n"));
+    say("a number too large", acme("[source]\nrequests_per_second = 99999999999999999999\n"));
+    say("environment: unknown key", acme("").variable("PAF_STATE_DRI", "/x"));
+    say("environment: wrong value", acme("").variable("PAF_SOURCE__POLL_INTERVAL", "300"));
+    say("environment: too small", acme("").variable("PAF_SOURCE__POLL_INTERVAL", "0s"));
+    say("environment: a key of the org", acme("").variable("PAF_ORG", "acme"));
+
+    say("no orgs directory", Written::new(""));
+    say("empty orgs directory", Written::new("orgs_dir = \"tenants\"").file("tenants/readme", ""));
+    say("file name that is no id", acme("").file("orgs/Acme Corp.toml", ACME));
+    say(
+        "the same organization twice",
+        acme("").org("beta", ACME).org("gamma", &ACME.replace("acme-corp", "ACME-corp")),
+    );
+    say("empty org file", org(""));
+    say(
+        "org without a destination",
+        Written::new("[s3]\nbucket = \"acme-audit\"\n")
+            .org("acme", "org = \"a\"\nsource.token.file = \"../token\"\n"),
+    );
+    say("odd org names", org(&ACME.replace("acme-corp", "acme corp/x")));
+    say("start without a zone", org(&format!("start = \"2026-01-01\"{ACME}")));
+    say("start long ago", org(&format!("start = 1999-01-01T00:00:00Z{ACME}")));
+    say(
+        "shared key is told once",
+        Written::new("[source]\noverlap = \"x\"\n[s3]\nbucket = 5\n")
+            .org("acme", ACME)
+            .org("beta", &ACME.replace("acme-corp", "beta")),
+    );
+
+    say("token missing", org("org = \"a\"\n[source]\n[file]\npath = \"/x\"\n"));
+    say("token as a literal", source("next_token = \"pul-0\""));
+    say("token in two places", source("next_token = { file = \"../token\", env = \"TOKEN\" }"));
+    say("token nowhere", source("next_token = {}"));
+    say("token in a file that is absent", source("next_token = { file = \"absent\" }"));
+    say(
+        "token in an empty file",
+        source("next_token = { file = \"../empty\" }").secret("empty", "\n", 0o600),
+    );
+    say(
+        "token that others can read",
+        source("next_token = { file = \"../open\" }").secret("open", "x", 0o644),
+    );
+    say(
+        "token that the group can read",
+        source("next_token = { file = \"../open\" }").secret("open", "x", 0o640),
+    );
+    say("token of two words", source("next_token = { file = \"../odd\" }").secret("odd", "Bearer x", 0o600));
+    say("token in an absent variable", source("next_token = { env = \"PAF_TEST_NEVER_SET\" }"));
+    say("service address", source("api_url = \"api.pulumi.com\""));
+    say("service address with a password", source("api_url = \"https://me:pw@pulumi.example\""));
+    say("service address unencrypted", source("api_url = \"http://pulumi.example\""));
+    say("authority file that is absent", source("ca_file = \"ca.pem\""));
+
+    say("Sentinel: nothing given", org("org = \"a\"\nsource.token.file = \"../token\"\n[sentinel]\n"));
+    say(
+        "Sentinel: endpoint with a path",
+        sentinel_without("endpoint")
+            .org("acme", &SENTINEL.replace(".azure.com\"", ".azure.com/dataCollectionRules\"")),
+    );
+    say("Sentinel: rule", sentinel_without("rule_id"));
+    say("Sentinel: rule by its resource id", org(&SENTINEL.replace("dcr-", "/subscriptions/0/dcr-")));
+    say("Sentinel: stream", sentinel("stream = \"PulumiAuditLogs_CL\""));
+    say("Sentinel: columns and cloud", sentinel("columns = \"connector\"\ncloud = \"germany\""));
+    say("Sentinel: columns that do not exist", sentinel("columns = \"all\""));
+    say("Sentinel: authority unencrypted", sentinel("authority = \"http://127.0.0.1:7\""));
+    say("Sentinel: scope", sentinel("scope = \"https://monitor.azure.com\""));
+    say(
+        "Sentinel: identity of another kind",
+        identity("{ kind = \"managed_identity\", client_id = \"x\", object_id = \"y\" }"),
+    );
+    say("Sentinel: identity incomplete", identity("{ kind = \"client_secret\", tenant_id = \"t\" }"));
+    say(
+        "Sentinel: identity without a kind",
+        identity("{ tenant_id = \"t\", client_id = \"c\", secret = { file = \"../token\" } }"),
+    );
+    say(
+        "Sentinel: secret as a literal",
+        identity("{ kind = \"client_secret\", tenant_id = \"t\", client_id = \"c\", secret = \"s\" }"),
+    );
+
+    say("S3: no bucket", s3(""));
+    say("S3: bucket as an address", s3("bucket = \"s3://x\""));
+    say("S3: bucket's name", s3("bucket = \"a b\""));
+    say("S3: prefix", s3("bucket = \"acme-audit\"\nprefix = \"a//b\""));
+    say("S3: half a key", s3("bucket = \"acme-audit\"\naccess_key_id = \"AKIA\""));
+    say("S3: the other half", s3("bucket = \"acme-audit\"\nsecret_access_key = { file = \"../token\" }"));
+    say("S3: endpoint unencrypted", s3("bucket = \"acme-audit\"\nendpoint_url = \"http://10.0.0.1:9000\""));
+    say(
+        "S3: not yet",
+        s3(
+            "bucket = \"acme-audit\"\nrole_arn = \"arn:aws:iam::0:role/x\"\nsse = \"aws:kms\"\nobject_lock = { mode = \"COMPLIANCE\", retain = \"1d\" }",
+        ),
+    );
+    say("file: no path", org("org = \"a\"\nsource.token.file = \"../token\"\n[file]\n"));
+    say(
+        "many at once, in several files",
+        Written::new("[log]\nlevel = 1\n").org("acme", "org = 1\n[s3]\nbucket = 2\n").org("beta", "x = 1\n"),
+    );
+
+    insta::assert_snapshot!("mistakes", page);
+}
+
+#[test]
+fn a_configuration_that_is_nowhere_says_where_it_was_looked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let surroundings = Surroundings { directory: directory.path().to_owned(), variables: vec![] };
+    if Path::new(SYSTEM_FILE).exists() {
+        return;
+    }
+    let text = load_in(None, &surroundings, Secrets::Unread).unwrap_err().to_string();
+    for part in ["config/forwarder.toml", SYSTEM_FILE, "--config", "config init"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let absent =
+        load_in(Some(Path::new("absent.toml")), &surroundings, Secrets::Unread).unwrap_err().to_string();
+    assert!(absent.starts_with("absent.toml: cannot be read"), "{absent}");
+}

@@ -1,0 +1,313 @@
+//! Asks Pulumi for pages: one request at a time, within its budget, with the token in use.
+//!
+//! It knows what each status means and says so as a [`SourceError`]; what follows (halve, wait, pause) is decided in
+//! [`crate::collect`]. It never retries, except once with another token after a 401.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::time::Instant;
+
+use crate::clock::{Clock, Second};
+use crate::config::settings::OrgSettings;
+use crate::event::OrgId;
+use crate::http::{Failure, Request, Response, Transport};
+use crate::metrics::OrgMetrics;
+use crate::pulumi::budget::{HostBudget, HostBudgets, OrgBudget, Urgency};
+use crate::pulumi::service_clock::ServiceClock;
+use crate::pulumi::token::Tokens;
+use crate::pulumi::wire::{self, Page, Query};
+use crate::retry;
+use crate::secret::Secret;
+
+/// Most bytes of a page, decoded.
+pub const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The whole exchange; the service's own poller gives up after 60 s.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Larger pages are parsed on a thread that may be busy for a while.
+const LARGE_PAGE_BYTES: usize = 1024 * 1024;
+
+/// What a refusal means, and with it what comes next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// Every token was refused, or none can be read.
+    #[error("{cause}")]
+    Credentials { cause: String, remedy: String },
+    #[error("{cause}")]
+    Permission { cause: String, remedy: String },
+    #[error("{cause}")]
+    Configuration { cause: String, remedy: String },
+    /// 400: perhaps the window is the trouble.
+    #[error("{cause}")]
+    BadRequest { cause: String, remedy: String },
+    #[error("throttled (429 or 503 with Retry-After)")]
+    Throttled { wait: Option<Duration> },
+    /// Too slow or too large to be read as one window.
+    #[error("{0}")]
+    TooHeavy(String),
+    /// Worth another try.
+    #[error("{0}")]
+    Transient(String),
+}
+
+/// One org's connection to its service.
+pub struct Client {
+    id: OrgId,
+    org: String,
+    api_url: String,
+    transport: Arc<dyn Transport>,
+    tokens: Tokens,
+    budget: OrgBudget,
+    service: ServiceClock,
+    clock: Clock,
+    origin: Instant,
+    dated: bool,
+    jumped: bool,
+    metrics: Arc<OrgMetrics>,
+}
+
+impl Client {
+    pub fn new(
+        settings: &OrgSettings,
+        transport: Arc<dyn Transport>,
+        hosts: &HostBudgets,
+        clock: Clock,
+        metrics: Arc<OrgMetrics>,
+    ) -> Client {
+        let source = &settings.source;
+        let host = hosts.of(&source.api_url, source.host_requests_per_second);
+        Client {
+            id: settings.id.clone(),
+            org: settings.org.clone(),
+            api_url: source.api_url.clone(),
+            transport,
+            tokens: Tokens::new(source.token.clone(), source.next_token.clone()),
+            budget: OrgBudget::new(source.requests_per_second, host),
+            service: ServiceClock::new(source.poll_interval),
+            clock,
+            origin: Instant::now(),
+            dated: false,
+            jumped: false,
+            metrics,
+        }
+    }
+
+    /// The service's time; the local one until an answer carried a `Date`.
+    pub fn now(&self) -> Second {
+        self.service.now(self.origin.elapsed()).unwrap_or_else(|| self.clock.now())
+    }
+
+    /// Whether [`Client::now`] is the service's.
+    pub fn dated(&self) -> bool {
+        self.dated
+    }
+
+    /// Whether the service's time has jumped since this was last asked.
+    pub fn take_jump(&mut self) -> bool {
+        std::mem::take(&mut self.jumped)
+    }
+
+    /// Whether a token's place holds something else than when all were refused.
+    pub fn tokens_changed(&self) -> bool {
+        self.tokens.changed()
+    }
+
+    pub fn host(&self) -> &HostBudget {
+        self.budget.host()
+    }
+
+    /// Asks for one page.
+    ///
+    /// # Errors
+    /// Anything but a page, sorted by what is to be done about it.
+    pub async fn page(&mut self, query: &Query, urgency: Urgency) -> Result<Page, SourceError> {
+        let path = wire::list_path(&self.org, query);
+        let answer = self.ask(&path, urgency).await?;
+        let now = self.now();
+        let id = self.id.clone();
+        let body = answer.body;
+        let page = if body.len() > LARGE_PAGE_BYTES {
+            tokio::task::spawn_blocking(move || wire::parse_page(&body, &id, now))
+                .await
+                .map_err(|_| SourceError::Transient("parsing a large page was stopped".into()))?
+        } else {
+            wire::parse_page(&body, &id, now)
+        };
+        page.map_err(|malformed| SourceError::Transient(malformed.to_string()))
+    }
+
+    /// Asks for the newest second, to see whether the log can be read.
+    ///
+    /// # Errors
+    /// As [`Client::page`].
+    pub async fn check(&mut self) -> Result<(), SourceError> {
+        let now = self.now();
+        let query = Query { after: now - 2, before: now - 1, token: None, kind: None };
+        self.page(&query, Urgency::Present).await.map(|_| ())
+    }
+
+    /// One request, and a second one with another token if the first is refused with 401.
+    async fn ask(&mut self, path: &str, urgency: Urgency) -> Result<Response, SourceError> {
+        let mut token = match self.tokens.current() {
+            Ok(token) => token,
+            Err(error) => {
+                self.tokens.all_refused();
+                return Err(SourceError::Credentials {
+                    cause: error.to_string(),
+                    remedy: format!(
+                        "put an access token into {}; it is taken up by itself",
+                        self.tokens.places()
+                    ),
+                });
+            }
+        };
+        let mut tried_other = false;
+        loop {
+            let answer = self.exchange(path, &token, urgency).await?;
+            if answer.status != 401 {
+                return self.meaning(answer);
+            }
+            let other = if tried_other { None } else { self.tokens.other() };
+            match other {
+                Some(other) => {
+                    tried_other = true;
+                    token = other;
+                }
+                None => {
+                    self.tokens.all_refused();
+                    return Err(SourceError::Credentials {
+                        cause: format!("Pulumi refused the access token (401){}", said(&answer.body)),
+                        remedy: format!(
+                            "put a valid access token into {}; it is taken up by itself, and nothing is lost meanwhile",
+                            self.tokens.places()
+                        ),
+                    });
+                }
+            }
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        path: &str,
+        token: &Secret,
+        urgency: Urgency,
+    ) -> Result<Response, SourceError> {
+        self.budget.wait(urgency).await;
+        let request = Request {
+            method: Method::GET,
+            url: format!("{}{path}", self.api_url),
+            headers: headers(token)?,
+            body: Bytes::new(),
+            body_bytes_max: PAGE_BYTES_MAX,
+            deadline: DEADLINE,
+        };
+        let begun = Instant::now();
+        let answer = self.transport.send(request).await;
+        self.metrics.request_duration.observe(begun.elapsed().as_secs_f64());
+        match answer {
+            Ok(answer) => {
+                self.metrics.request(&answer.status.to_string());
+                self.observe_date(&answer);
+                Ok(answer)
+            }
+            Err(failure) => {
+                let code = if matches!(failure, Failure::Timeout(_)) { "timeout" } else { "connect" };
+                self.metrics.request(code);
+                Err(match failure {
+                    Failure::Timeout(_) | Failure::TooLarge(_) => SourceError::TooHeavy(failure.to_string()),
+                    Failure::Connection(_) | Failure::Undecodable(_) => {
+                        SourceError::Transient(failure.to_string())
+                    }
+                    Failure::Untrusted(_) => SourceError::Configuration {
+                        cause: format!(
+                            "{} presents a certificate that is not trusted: {failure}",
+                            self.api_url
+                        ),
+                        remedy: "set `ca_file` under [source] to the authority that signed it".into(),
+                    },
+                })
+            }
+        }
+    }
+
+    fn observe_date(&mut self, answer: &Response) {
+        let Some(date) = answer.header("date").and_then(|date| httpdate::parse_http_date(date).ok()) else {
+            return;
+        };
+        let Ok(since_epoch) = date.duration_since(std::time::UNIX_EPOCH) else { return };
+        let date = Second(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
+        if self.service.observe(date, self.origin.elapsed()) {
+            self.jumped = true;
+        }
+        self.dated = true;
+        self.metrics.clock_skew.set((date - self.clock.now()) as f64);
+    }
+
+    fn meaning(&self, answer: Response) -> Result<Response, SourceError> {
+        let status = answer.status;
+        let cause = format!("Pulumi answered {status}{}", said(&answer.body));
+        let wait = answer.header("retry-after").and_then(|value| retry::retry_after(value, self.now()));
+        Err(match status {
+            200 => return Ok(answer),
+            400 | 402 => SourceError::BadRequest {
+                cause,
+                remedy:
+                    "check that the organization's edition has audit logs (Enterprise or Business Critical)"
+                        .into(),
+            },
+            403 => SourceError::Permission {
+                cause,
+                remedy: format!(
+                    "give the token's role the permission audit_logs:read in organization `{}`, or, if the message names an expiry \
+                     policy, make a token that lives no longer than it allows; tried again every 15 minutes, and at once when the \
+                     token changes",
+                    self.org
+                ),
+            },
+            404 => SourceError::Configuration {
+                cause,
+                remedy: format!(
+                    "check `org = \"{}\"` (was the organization renamed? then set its new name and keep this file's name), that the \
+                     token can see it, and `api_url`",
+                    self.org
+                ),
+            },
+            408 | 504 => SourceError::TooHeavy(cause),
+            429 => SourceError::Throttled { wait },
+            503 if wait.is_some() => SourceError::Throttled { wait },
+            204..=299 | 500..=599 => SourceError::Transient(cause),
+            300..=399 => SourceError::Configuration {
+                cause: format!("{cause}, a redirect, which is never followed"),
+                remedy: format!("set `api_url` (now {}) to the service's final address", self.api_url),
+            },
+            _ => SourceError::Configuration {
+                cause,
+                remedy: format!("check `api_url` ({}) and what stands between here and there", self.api_url),
+            },
+        })
+    }
+}
+
+fn said(body: &[u8]) -> String {
+    wire::error_message(body).map(|message| format!(": {message}")).unwrap_or_default()
+}
+
+fn headers(token: &Secret) -> Result<HeaderMap, SourceError> {
+    let mut authorization = HeaderValue::from_str(&format!("token {}", token.expose())).map_err(|_| {
+        SourceError::Credentials {
+            cause: "the access token holds characters that no header can carry".into(),
+            remedy: "put the token alone into its file".into(),
+        }
+    })?;
+    authorization.set_sensitive(true);
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, authorization);
+    headers.insert(ACCEPT, HeaderValue::from_static("application/vnd.pulumi+8"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    Ok(headers)
+}

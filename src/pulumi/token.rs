@@ -1,0 +1,127 @@
+//! Access tokens of one org: which one is in use, and what to do when it is refused.
+//!
+//! The secret's place is read at the first use and after every refusal, so replacing the file is enough. Nothing here prints one.
+
+use crate::secret::{Fingerprint, Secret, SecretError, SecretSource};
+
+/// Which of the two configured tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    Token,
+    NextToken,
+}
+
+/// The tokens of one org.
+#[derive(Debug)]
+pub struct Tokens {
+    token: SecretSource,
+    next_token: Option<SecretSource>,
+    current: Option<(Slot, Secret)>,
+    /// What both places held when both were refused.
+    refused: Option<[Option<Fingerprint>; 2]>,
+}
+
+impl Tokens {
+    pub fn new(token: SecretSource, next_token: Option<SecretSource>) -> Tokens {
+        Tokens { token, next_token, current: None, refused: None }
+    }
+
+    /// The token in use, read now if there is none yet.
+    ///
+    /// # Errors
+    /// When its place cannot be read.
+    pub fn current(&mut self) -> Result<Secret, SecretError> {
+        if let Some((_, secret)) = &self.current {
+            return Ok(secret.clone());
+        }
+        let secret = self.token.read()?;
+        self.current = Some((Slot::Token, secret.clone()));
+        Ok(secret)
+    }
+
+    /// After a refusal: the token to try next, which is not the one just refused. `None` when there is no other: ask a person.
+    pub fn other(&mut self) -> Option<Secret> {
+        let refused = self.current.take();
+        let was = refused.as_ref().map(|(_, secret)| secret.fingerprint());
+        let sources = [(Slot::Token, Some(&self.token)), (Slot::NextToken, self.next_token.as_ref())];
+        for (slot, source) in sources {
+            let Some(secret) = source.and_then(|source| source.read().ok()) else { continue };
+            if Some(secret.fingerprint()) != was {
+                self.current = Some((slot, secret.clone()));
+                return Some(secret);
+            }
+        }
+        None
+    }
+
+    /// Both were refused: remember what they were, so that a change can be seen.
+    pub fn all_refused(&mut self) {
+        self.current = None;
+        self.refused = Some(self.fingerprints());
+    }
+
+    /// Whether a place holds something else than when both were refused.
+    pub fn changed(&self) -> bool {
+        self.refused.is_some_and(|refused| refused != self.fingerprints())
+    }
+
+    pub fn slot(&self) -> Option<Slot> {
+        self.current.as_ref().map(|(slot, _)| *slot)
+    }
+
+    /// Where the tokens are, for remedies.
+    pub fn places(&self) -> String {
+        match &self.next_token {
+            Some(next) => format!("{} and {}", self.token.place, next.place),
+            None => self.token.place.to_string(),
+        }
+    }
+
+    fn fingerprints(&self) -> [Option<Fingerprint>; 2] {
+        let read = |source: &SecretSource| source.read().ok().map(|secret| secret.fingerprint());
+        [read(&self.token), self.next_token.as_ref().and_then(read)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::secret::Place;
+
+    fn write(path: &Path, text: &str) -> SecretSource {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+        SecretSource { place: Place::File(path.to_owned()), group_may_read: false }
+    }
+
+    #[test]
+    fn a_replaced_file_is_tried_after_a_refusal() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write(&folder.path().join("token"), "one\n");
+        let mut tokens = Tokens::new(source, None);
+        assert_eq!(tokens.current().unwrap().expose(), "one");
+        write(&folder.path().join("token"), "two\n");
+        assert_eq!(tokens.current().unwrap().expose(), "one", "the old one is used while it is accepted");
+        assert_eq!(tokens.other().unwrap().expose(), "two");
+        assert!(tokens.other().is_none(), "there is no third");
+    }
+
+    #[test]
+    fn the_next_token_is_tried_when_the_first_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let token = write(&folder.path().join("token"), "one");
+        let next = write(&folder.path().join("next"), "two");
+        let mut tokens = Tokens::new(token, Some(next));
+        tokens.current().unwrap();
+        assert_eq!(tokens.other().unwrap().expose(), "two");
+        assert_eq!(tokens.slot(), Some(Slot::NextToken));
+        tokens.all_refused();
+        assert!(!tokens.changed());
+        write(&folder.path().join("next"), "three");
+        assert!(tokens.changed());
+    }
+}

