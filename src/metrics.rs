@@ -446,3 +446,6 @@ pub fn time(at: Option<Second>) -> f64 {
 pub fn figure(count: u64) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests;

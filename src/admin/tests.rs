@@ -1,1 +1,138 @@
+use std::net::Ipv4Addr;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::clock::{Clock, Second};
+use crate::destination::{DestinationName, PauseReason, Problem};
+use crate::report::tests::settings;
+
+struct Running {
+    admin: Admin,
+    reports: Reports,
+    shutdown: CancellationToken,
+}
+
+async fn running() -> Running {
+    let metrics = Metrics::new("0.1.0", "test");
+    let reports = Reports::new(metrics.clone(), Clock::simulated(Second(1_795_256_100)));
+    let shutdown = CancellationToken::new();
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let admin = serve(listen, reports.clone(), metrics, Liveness::new(), shutdown.clone())
+        .await
+        .expect("a free port");
+    Running { admin, reports, shutdown }
+}
+
+impl Running {
+    /// One whole answer, head and body, as text.
+    async fn ask(&self, method: &str, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin.address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+#[tokio::test]
+async fn metrics_status_and_page_are_served_with_headers_that_forbid_everything_else() {
+    let running = running().await;
+    running.reports.org(&settings("acme", "acme-corp", &[DestinationName::S3]));
+    for (path, kind, part) in [
+        ("/metrics", "text/plain; version=0.0.4", "pulumi_audit_pages_total{org=\"acme\"} 0\n"),
+        ("/api/status", "application/json", "\"id\":\"acme\""),
+        ("/", "text/html", "<small>acme-corp</small>"),
+        ("/livez", "text/plain", "ok\n"),
+    ] {
+        let answer = running.ask("GET", path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {answer}");
+        assert!(answer.contains(&format!("content-type: {kind}")), "{path}: {answer}");
+        assert!(answer.contains(part), "{path}: {answer}");
+        assert!(answer.contains("content-security-policy: default-src 'none';"), "{path}: {answer}");
+        assert!(answer.contains("x-content-type-options: nosniff"), "{path}: {answer}");
+        let head = running.ask("HEAD", path).await;
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{path}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn only_get_and_head_are_allowed() {
+    let running = running().await;
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+        let answer = running.ask(method, "/api/status").await;
+        assert!(answer.starts_with("HTTP/1.1 405"), "{method}: {answer}");
+        assert!(answer.contains("allow: GET,HEAD"), "{answer}");
+        assert!(answer.contains("x-content-type-options: nosniff"), "{answer}");
+    }
+    assert!(running.ask("GET", "/elsewhere").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn readyz_says_what_is_missing_until_nothing_is() {
+    let running = running().await;
+    let org = running.reports.org(&settings("acme", "acme-corp", &[DestinationName::S3]));
+    running.reports.set_config(true, None);
+    running.reports.set_state_open();
+    let answer = running.ask("GET", "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nfirst sweep of acme has not ended\n"), "{answer}");
+    org.first_sweep_ended();
+    assert!(running.ask("GET", "/readyz").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn hostile_names_and_texts_are_escaped_on_the_page() {
+    let running = running().await;
+    let hostile = "<script>alert('x')</script>\"&";
+    let org = running.reports.org(&settings("acme", hostile, &[DestinationName::S3]));
+    org.lane(DestinationName::S3).paused(&Problem {
+        reason: PauseReason::Configuration,
+        cause: hostile.into(),
+        remedy: hostile.into(),
+    });
+    running.reports.set_config(false, Some(hostile.into()));
+    let page = running.ask("GET", "/").await;
+    assert!(!page.contains("<script") && !page.contains("alert('x')"), "{page}");
+    let escaped = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;";
+    assert_eq!(page.matches(escaped).count(), 3, "{page}");
+    let status = running.ask("GET", "/api/status").await;
+    let body: Status = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(body.orgs[0].org, hostile);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_the_setting_to_change() {
+    let running = running().await;
+    let reports = running.reports.clone();
+    let metrics = reports.metrics().clone();
+    let second =
+        serve(running.admin.address, reports, metrics, Liveness::new(), CancellationToken::new()).await;
+    let text = second.expect_err("the port is taken").to_string();
+    assert!(
+        text.starts_with(&format!("cannot listen on {} (`[admin] listen`): ", running.admin.address)),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_the_endpoints() {
+    let running = running().await;
+    running.shutdown.cancel();
+    running.admin.task.await.expect("it ends in order");
+    assert!(TcpStream::connect(running.admin.address).await.is_err());
+}
+
+#[tokio::test]
+async fn silent_connections_are_closed_and_make_room() {
+    let running = running().await;
+    let mut silent = Vec::new();
+    for _ in 0..80 {
+        silent.push(TcpStream::connect(running.admin.address).await.unwrap());
+    }
+    tokio::time::pause();
+    // More than can be open at once say nothing; a probe behind them is answered all the same, once they are too old.
+    assert!(running.ask("GET", "/livez").await.starts_with("HTTP/1.1 200"));
+}
