@@ -9,4 +9,6 @@ mod world;
 mod the_world;
 
 mod delivery;
+mod forwarder;
 mod referees;
+mod sameness;
