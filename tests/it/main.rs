@@ -10,5 +10,7 @@ mod the_world;
 
 mod delivery;
 mod forwarder;
+mod lateness;
 mod referees;
 mod sameness;
+mod storing;
