@@ -10,6 +10,7 @@ mod the_world;
 
 mod delivery;
 mod forwarder;
+mod ingesting;
 mod lateness;
 mod referees;
 mod sameness;
