@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::delivery::binary;
 use crate::world::World;
-use crate::world::clock::rfc3339;
+use crate::world::clock::{parse_rfc3339, rfc3339};
 use crate::world::daemon::{Daemon, until};
 use crate::world::setup::OrgSetup;
 
@@ -106,6 +106,21 @@ pub(crate) async fn paused(daemon: &mut Daemon, id: &str, name: &str, reason: &s
 pub(crate) async fn works(daemon: &mut Daemon, id: &str, name: &str) {
     until(&format!("{name} of {id} is in order"), async || {
         party(daemon, id, name).await.is_some_and(|party| party["state"] == "ok")
+    })
+    .await;
+}
+
+/// Waits until the daemon says that everything before `time` is delivered: cheaper than to compare everything again and again.
+/// What it says is only waited for, not believed.
+pub(crate) async fn drained(daemon: &mut Daemon, id: &str, time: i64) {
+    until(&format!("{id} has delivered everything before {time}"), async || {
+        let Some(org) = org(daemon, id).await else { return false };
+        let delivered = |lane: &Value| {
+            let until = lane["delivered_until"].as_str().and_then(parse_rfc3339);
+            until.is_some_and(|until| until > time) && lane["backlog_chunks"] == 0
+        };
+        let lanes = org["lanes"].as_array().expect("an org has lanes");
+        org["coverage"]["holes"] == 0 && lanes.iter().all(delivered)
     })
     .await;
 }

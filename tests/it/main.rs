@@ -11,6 +11,7 @@ mod the_world;
 mod delivery;
 mod forwarder;
 mod ingesting;
+mod killed;
 mod lateness;
 mod referees;
 mod sameness;
