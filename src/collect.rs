@@ -355,9 +355,13 @@ impl Collector {
                     refused @ (SourceError::TooHeavy(_) | SourceError::BadRequest { .. }),
                 )) => {
                     let Some(halves) = window.halves() else { return Err(Failed::Source(refused)) };
-                    self.failures = self.failures.saturating_add(1);
                     self.report.source().waiting(WaitReason::Backoff, None, &refused.to_string());
-                    sleep(retry::backoff(self.failures, fastrand::f64())).await;
+                    // A service under load is given time. One that finds the request wrong is not helped by it, and a person would
+                    // hear of it only after many minutes.
+                    if matches!(refused, SourceError::TooHeavy(_)) {
+                        self.failures = self.failures.saturating_add(1);
+                        sleep(retry::backoff(self.failures, fastrand::f64())).await;
+                    }
                     Some(halves)
                 }
                 Err(failed) => return Err(failed),

@@ -168,6 +168,10 @@ impl Client {
         loop {
             let answer = self.exchange(path, &token, urgency).await?;
             if answer.status != 401 {
+                if answer.status == 403 {
+                    // Another token may be permitted what this one is not: its arrival ends the wait.
+                    self.tokens.all_refused();
+                }
                 return self.meaning(answer);
             }
             let other = if tried_other { None } else { self.tokens.other() };

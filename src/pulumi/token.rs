@@ -17,7 +17,7 @@ pub struct Tokens {
     token: SecretSource,
     next_token: Option<SecretSource>,
     current: Option<(Slot, Secret)>,
-    /// What both places held when both were refused.
+    /// What both places held when all were refused.
     refused: Option<[Option<Fingerprint>; 2]>,
 }
 
@@ -54,13 +54,13 @@ impl Tokens {
         None
     }
 
-    /// Both were refused: remember what they were, so that a change can be seen.
+    /// All that could be tried was refused: remember what the places held, so that a change can be seen.
     pub fn all_refused(&mut self) {
         self.current = None;
         self.refused = Some(self.fingerprints());
     }
 
-    /// Whether a place holds something else than when both were refused.
+    /// Whether a place holds something else than when all were refused.
     pub fn changed(&self) -> bool {
         self.refused.is_some_and(|refused| refused != self.fingerprints())
     }
