@@ -13,6 +13,7 @@ mod forwarder;
 mod ingesting;
 mod killed;
 mod lateness;
+mod reading;
 mod referees;
 mod sameness;
 mod storing;
