@@ -466,18 +466,11 @@ impl Collector {
                 metrics.lateness.observe((now - at) as f64);
             }
         }
-        let anomalies: [(&str, fn(&New) -> bool); 4] = [
-            ("unknown_field", |new| new.odd.unknown_field),
-            ("missing_field", |new| new.odd.missing_field),
-            ("bad_type", |new| new.odd.bad_type),
-            ("implausible_time", |new| new.odd.implausible_time),
-        ];
-        for (name, has) in anomalies {
-            let count = new.iter().filter(|new| has(new)).count();
-            if count > 0 {
-                metrics.anomaly(name, count as u64);
-            }
-        }
+        let count = |has: fn(&New) -> bool| new.iter().filter(|new| has(new)).count() as u64;
+        metrics.anomaly("unknown_field", count(|new| new.odd.unknown_field));
+        metrics.anomaly("missing_field", count(|new| new.odd.missing_field));
+        metrics.anomaly("bad_type", count(|new| new.odd.bad_type));
+        metrics.anomaly("implausible_time", count(|new| new.odd.implausible_time));
     }
 
     /// Commits, and continues from what was committed; after a refusal, from what is there.

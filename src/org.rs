@@ -238,7 +238,7 @@ pub fn destination(
                 (shared.connect)(sentinel.ca_file.as_deref()).map_err(|error| unusable(&error))?;
             let credential = shared.credentials.get(sentinel, transport.clone(), &shared.clock);
             let (clock, metrics) = (shared.clock.clone(), report.metrics());
-            Ok(Box::new(Sentinel::new(sentinel, transport, credential, clock, Arc::default(), provisional)))
+            Ok(Box::new(Sentinel::new(sentinel, transport, credential, clock, metrics, provisional)))
         }
         DestinationName::S3 => {
             let bucket = settings.s3.as_ref().ok_or_else(missing)?;

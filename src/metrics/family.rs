@@ -37,7 +37,6 @@ pub fn register(registry: &Registry, collector: Box<dyn Collector>) {
 macro_rules! family {
     ($kind:ty, $options:expr) => {
         impl Family for $kind {
-            #[expect(clippy::expect_used, reason = "the table is constant, and a test registers it")]
             fn define(registry: &Registry, definition: &Definition) -> Self {
                 let options = $options(definition);
                 let family =

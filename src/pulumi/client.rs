@@ -171,6 +171,7 @@ impl Client {
                 return self.meaning(answer);
             }
             let other = if tried_other { None } else { self.tokens.other() };
+            self.metrics.credential_refresh("source", other.is_some());
             match other {
                 Some(other) => {
                     tried_other = true;
