@@ -66,6 +66,7 @@ pub mod lane;
 pub mod log;
 pub mod metrics;
 pub mod org;
+pub mod probe;
 pub mod pulumi;
 pub mod report;
 pub mod retry;
