@@ -307,9 +307,15 @@ pub struct Line<'a> {
     pub key: &'a str,
     /// RFC 3339; `None` where no plausible time could be had.
     pub time: Option<&'a str>,
-    #[serde(borrow)]
+    /// `None` only where `event_base64` stands instead; an event may well be the JSON value `null`.
+    #[serde(borrow, default, deserialize_with = "present")]
     pub event: Option<&'a RawValue>,
     pub event_base64: Option<&'a str>,
+}
+
+/// An [`Option`] would take the value `null` for an absent one.
+fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// `{"key":…,"org":…,"id":…,"time":…,"chunk":…,"mode":…,"event":{…}}` and a line feed. An event that is not UTF-8 stands as
@@ -349,4 +355,296 @@ pub fn gzip(plain: &[u8], level: u32) -> Bytes {
         return Bytes::new();
     }
     encoder.finish().map(Bytes::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::{Identity, Payload};
+
+    /// 2026-11-21T00:00:00Z.
+    const DAY: i64 = 1_795_219_200;
+
+    fn new_event(at: Option<i64>, raw: impl Into<Vec<u8>>) -> NewEvent {
+        let raw = Bytes::from(raw.into());
+        let identity = Identity(Sha256::digest(&raw).into());
+        let key = EventKey::new(&identity, 0);
+        NewEvent {
+            key,
+            event: Event { raw, at: at.map(Second), identity, payload: Payload([0; 32]), kind: "".into() },
+        }
+    }
+
+    fn summary(coverage: Vec<Span>) -> Summary {
+        Summary {
+            start: Some(Second(DAY)),
+            coverage,
+            checkpoints: BTreeMap::from([("s3".to_owned(), 12), ("sentinel".to_owned(), 11)]),
+            instance: "00112233445566778899aabbccddeeff".to_owned(),
+            forwarder: "0.1.0".to_owned(),
+        }
+    }
+
+    fn covered(until: i64) -> Span {
+        Span { from: Second(DAY), until: Second(until), read_at: Second(until), age: 0, damaged: false }
+    }
+
+    fn cut_from(next: u64, link: Link, events: Vec<NewEvent>) -> Vec<Chunk> {
+        let cut = Cut {
+            id: &OrgId::new("acme").unwrap(),
+            org: "Acme \"Corp\"",
+            mode: Mode::Live,
+            window: Window::new(Second(DAY + 36_000), Second(DAY + 36_300)),
+            next,
+            link,
+            before: summary(vec![covered(DAY + 36_000)]),
+            after: summary(vec![covered(DAY + 36_300)]),
+        };
+        cut.chunks(events)
+    }
+
+    fn cut(events: Vec<NewEvent>) -> Vec<Chunk> {
+        cut_from(0, Link::FIRST, events)
+    }
+
+    fn claim(chunk: &Chunk) -> Claim {
+        serde_json::from_slice(&chunk.claim).unwrap()
+    }
+
+    /// The events' raw forms, in order, as read back from the lines.
+    fn raws(chunk: &Chunk) -> Vec<Vec<u8>> {
+        use base64::Engine;
+        let lines = chunk.lines().unwrap();
+        let lines = lines.strip_suffix(b"\n").expect("a line feed ends every line");
+        let raws = lines.split(|byte| *byte == b'\n').map(|line| {
+            let line: Line<'_> = serde_json::from_slice(line).unwrap();
+            match (line.event, line.event_base64) {
+                (Some(event), None) => event.get().as_bytes().to_vec(),
+                (None, Some(text)) => base64::engine::general_purpose::STANDARD.decode(text).unwrap(),
+                other => panic!("{other:?}"),
+            }
+        });
+        raws.collect()
+    }
+
+    #[test]
+    fn no_events_are_no_chunk() {
+        assert_eq!(cut(Vec::new()), []);
+    }
+
+    #[test]
+    fn a_chunk_has_at_most_a_thousand_events() {
+        let events = (0..2_001).map(|n| new_event(Some(DAY + n / 10), format!("{{\"n\":{n}}}"))).collect();
+        let chunks = cut(events);
+        assert_eq!(chunks.iter().map(|chunk| chunk.count).collect::<Vec<_>>(), [1_000, 1_000, 1]);
+        assert_eq!((chunks[0].first, chunks[0].last), (Some(Second(DAY)), Some(Second(DAY + 99))));
+    }
+
+    #[test]
+    fn a_chunk_has_at_most_512_kib_of_events() {
+        let quarter =
+            |fill: char| new_event(Some(DAY), format!("\"{}\"", fill.to_string().repeat(128 * 1024 - 2)));
+        let chunks = cut(vec![quarter('a'), quarter('b'), quarter('c'), quarter('d'), quarter('e')]);
+        assert_eq!(chunks.iter().map(|chunk| chunk.count).collect::<Vec<_>>(), [4, 1], "exactly 512 KiB fit");
+        let byte_more = new_event(Some(DAY), "10");
+        let chunks = cut(vec![byte_more, quarter('a'), quarter('b'), quarter('c'), quarter('d')]);
+        assert_eq!(chunks.iter().map(|chunk| chunk.count).collect::<Vec<_>>(), [4, 1]);
+    }
+
+    #[test]
+    fn an_event_larger_than_a_chunk_is_a_chunk_of_its_own() {
+        let huge = format!("\"{}\"", "x".repeat(CHUNK_EVENT_BYTES_MAX));
+        let chunks = cut(vec![
+            new_event(Some(DAY), "1"),
+            new_event(Some(DAY + 1), huge.clone()),
+            new_event(Some(DAY + 2), "2"),
+            new_event(Some(DAY + 3), "3"),
+        ]);
+        assert_eq!(chunks.iter().map(|chunk| chunk.count).collect::<Vec<_>>(), [1, 1, 2]);
+        assert_eq!(raws(&chunks[1]), [huge.into_bytes()]);
+    }
+
+    #[test]
+    fn a_chunk_never_spans_midnight() {
+        let chunks = cut(vec![
+            new_event(Some(DAY + 86_400), "3"),
+            new_event(Some(DAY - 1), "1"),
+            new_event(Some(DAY + 86_399), "2"),
+        ]);
+        let dates: Vec<_> = chunks.iter().map(|chunk| chunk.date.as_str()).collect();
+        assert_eq!(dates, ["2026-11-20", "2026-11-21", "2026-11-22"]);
+        assert_eq!(chunks[2].object_key(), "org=acme/date=2026-11-22/00000000000000000002.jsonl.gz");
+        assert_eq!(chunks[2].claim_key(), "_chain/org=acme/00000000000000000002.json");
+    }
+
+    #[test]
+    fn events_without_a_time_stand_first_and_apart_under_the_windows_date() {
+        let chunks = cut(vec![
+            new_event(Some(DAY + 36_001), "2"),
+            new_event(None, "0"),
+            new_event(Some(DAY + 36_000), "1"),
+            new_event(None, "9"),
+        ]);
+        assert_eq!(chunks.len(), 2, "even where the date is the same");
+        assert_eq!((chunks[0].first, chunks[0].last, chunks[0].date.as_str()), (None, None, "2026-11-21"));
+        assert_eq!(raws(&chunks[0]), [b"0", b"9"]);
+        assert_eq!(raws(&chunks[1]), [b"1", b"2"]);
+        assert_eq!((claim(&chunks[0]).first_time, claim(&chunks[0]).last_time), (None, None));
+    }
+
+    #[test]
+    fn events_of_one_second_keep_the_order_they_were_given_in() {
+        let events = ["5", "3", "4", "1"].map(|raw| new_event(Some(DAY), raw));
+        assert_eq!(raws(&cut(events.to_vec())[0]), [b"5", b"3", b"4", b"1"]);
+    }
+
+    #[test]
+    fn only_the_last_claim_lists_the_window_as_covered() {
+        let chunks = cut((0..3).map(|day| new_event(Some(DAY + day * 86_400), "1")).collect());
+        let listed: Vec<_> = chunks.iter().map(|chunk| claim(chunk).summary.coverage[0].until).collect();
+        assert_eq!(listed, [Second(DAY + 36_000), Second(DAY + 36_000), Second(DAY + 36_300)]);
+    }
+
+    #[test]
+    fn claims_are_linked_from_the_one_before() {
+        let link = Link([9; 32]);
+        let chunks = cut_from(7, link, (0..3).map(|day| new_event(Some(DAY + day * 86_400), "1")).collect());
+        assert_eq!(chunks.iter().map(|chunk| chunk.number).collect::<Vec<_>>(), [7, 8, 9]);
+        let mut previous = link;
+        for chunk in &chunks {
+            assert_eq!(chunk.previous, previous);
+            assert_eq!(claim(chunk).previous, hex(&previous.0));
+            assert_eq!(claim(chunk).sha256, hex(&Sha256::digest(chunk.lines().unwrap())));
+            assert_eq!(claim(chunk).key, chunk.object_key());
+            previous = Link::of_claim(&chunk.claim);
+        }
+        assert_eq!(claim(&cut(vec![new_event(Some(DAY), "1")])[0]).previous, "0".repeat(64));
+    }
+
+    #[test]
+    fn a_line_is_pinned() {
+        let chunks = cut_from(
+            12,
+            Link::FIRST,
+            vec![
+                new_event(
+                    Some(DAY + 36_900),
+                    r#"{"timestamp":1795256100,"n":1.0e5,"n":-0,"text":"é \u0041 \ud800"}"#,
+                ),
+                new_event(Some(DAY + 36_901), b"{\"event\":\"\xff\"}".to_vec()),
+            ],
+        );
+        let lines = String::from_utf8(chunks[0].lines().unwrap()).unwrap();
+        let pinned = concat!(
+            r#"{"key":"rBDlhVkot6Lh081rz9X_7IkfekITLNUcD6B2KXlNTSg","org":"Acme \"Corp\"","id":"acme","time":"2026-11-21T10:15:00Z","chunk":12,"mode":"live","event":{"timestamp":1795256100,"n":1.0e5,"n":-0,"text":"é \u0041 \ud800"}}"#,
+            "\n",
+            r#"{"key":"ql2dtA7Dam5NKS579sMggCLiUNpfzZwB6axAV1gpuTA","org":"Acme \"Corp\"","id":"acme","time":"2026-11-21T10:15:01Z","chunk":12,"mode":"live","event_base64":"eyJldmVudCI6Iv8ifQ=="}"#,
+            "\n",
+        );
+        assert_eq!(lines, pinned);
+    }
+
+    #[test]
+    fn a_claim_is_pinned() {
+        let chunks = cut_from(
+            12,
+            Link([171; 32]),
+            vec![
+                new_event(Some(DAY + 36_900), r#"{"timestamp":1795256100}"#),
+                new_event(Some(DAY + 36_901), r#"{"timestamp":1795256101}"#),
+            ],
+        );
+        let pinned = r#"{"version":1,"id":"acme","org":"Acme \"Corp\"","chunk":12,"key":"org=acme/date=2026-11-21/00000000000000000012.jsonl.gz","sha256":"704c6e720e658c1cb19b37336932a1753c6dcd3dc1420123f7b8c30187adb674","previous":"abababababababababababababababababababababababababababababababab","count":2,"first_time":"2026-11-21T10:15:00Z","last_time":"2026-11-21T10:15:01Z","mode":"live","window":"2026-11-21T10:00:00Z/2026-11-21T10:05:00Z","start":1795219200,"coverage":[{"from":1795219200,"until":1795255500,"read_at":1795255500,"age":0}],"checkpoints":{"s3":12,"sentinel":11},"instance":"00112233445566778899aabbccddeeff","forwarder":"0.1.0"}"#;
+        assert_eq!(std::str::from_utf8(&chunks[0].claim).unwrap(), pinned);
+        let link = hex(&Link::of_claim(&chunks[0].claim).0);
+        assert_eq!(link, "fb9cc4f6c043be39a3a3ed9c8403c653bd9aec93a69a1dd4f05cd3080959e98c");
+    }
+
+    #[test]
+    fn an_event_that_is_not_utf_8_is_kept_as_base64() {
+        let raw = b"{\"event\":\"\xff\xfe\"}".to_vec();
+        let chunks = cut(vec![new_event(Some(DAY), raw.clone())]);
+        assert!(chunks[0].lines().unwrap().is_ascii());
+        assert_eq!(raws(&chunks[0]), [raw]);
+    }
+
+    #[test]
+    fn an_event_that_is_null_is_there_all_the_same() {
+        assert_eq!(raws(&cut(vec![new_event(None, "null")])[0]), [b"null"]);
+    }
+
+    #[test]
+    fn the_same_events_give_the_same_bytes_without_a_time_in_them() {
+        let events = || (0..50).map(|n| new_event(Some(DAY + n), format!("{{\"n\":{n}}}"))).collect();
+        let (one, two) = (cut(events()), cut(events()));
+        assert_eq!(one, two);
+        assert_eq!(one[0].body[..4], [0x1f, 0x8b, 8, 0], "gzip, deflate, no name");
+        assert_eq!(one[0].body[4..8], [0; 4], "mtime");
+    }
+
+    #[test]
+    fn lines_that_are_not_those_it_was_made_from_are_refused() {
+        let chunk = cut(vec![new_event(Some(DAY), "1")]).remove(0);
+        let damaged = Err(Damaged { number: 0 });
+        assert!(chunk.lines().is_ok());
+        assert_eq!(Chunk { body: gzip(b"other\n", 6), ..chunk.clone() }.lines(), damaged);
+        assert_eq!(
+            Chunk { body: chunk.body.slice(..chunk.body.len() - 1), ..chunk.clone() }.lines(),
+            damaged
+        );
+        assert_eq!(Chunk { body: Bytes::new(), ..chunk.clone() }.lines(), damaged);
+        let longer = [chunk.body.as_ref(), gzip(b"more\n", 6).as_ref()].concat();
+        assert_eq!(Chunk { body: longer.into(), ..chunk.clone() }.lines(), damaged);
+        assert_eq!(Chunk { sha256: [0; 32], ..chunk }.lines(), damaged);
+    }
+
+    #[test]
+    fn a_mode_is_written_as_it_is_read() {
+        for mode in [Mode::Live, Mode::Late, Mode::Catchup, Mode::Backfill, Mode::Replay] {
+            assert_eq!(Mode::parse(mode.as_str()), Some(mode));
+            assert_eq!(serde_json::to_string(&mode).unwrap(), format!("\"{}\"", mode.as_str()));
+        }
+        assert_eq!(Mode::parse("Live"), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Whatever comes in is in exactly one chunk, every chunk is within its bounds, and no two neighbours could be one.
+        #[test]
+        fn every_event_is_in_one_chunk_within_its_bounds(
+            given in prop::collection::vec((prop::option::of(0i64..200_000), 2usize..200_000), 0..14)
+        ) {
+            let events: Vec<NewEvent> = given
+                .iter()
+                .enumerate()
+                .map(|(n, (at, length))| new_event(at.map(|at| DAY + at), format!("\"{n}{}\"", "-".repeat(*length))))
+                .collect();
+            let chunks = cut(events.clone());
+            let mut left: Vec<Vec<u8>> = events.iter().map(|new| new.event.raw.to_vec()).collect();
+            let read: Vec<Vec<Vec<u8>>> = chunks.iter().map(raws).collect();
+            let sizes: Vec<usize> = read.iter().map(|raws| raws.iter().map(Vec::len).sum()).collect();
+            for ((chunk, raws), size) in chunks.iter().zip(&read).zip(&sizes) {
+                prop_assert!(*size <= CHUNK_EVENT_BYTES_MAX || chunk.count == 1);
+                for at in [chunk.first, chunk.last].into_iter().flatten() {
+                    prop_assert_eq!(at.date(), chunk.date.clone());
+                }
+                for raw in raws {
+                    let at = left.iter().position(|one| one == raw);
+                    prop_assert!(at.is_some());
+                    left.swap_remove(at.unwrap());
+                }
+            }
+            prop_assert!(left.is_empty());
+            for (index, pair) in chunks.windows(2).enumerate() {
+                let next = read[index + 1][0].len();
+                let apart = pair[0].date != pair[1].date || pair[0].first.is_some() != pair[1].first.is_some();
+                prop_assert!(apart || sizes[index] + next > CHUNK_EVENT_BYTES_MAX);
+            }
+        }
+    }
 }

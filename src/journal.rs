@@ -1,6 +1,6 @@
 //! The journal: the append-only sequence of each org's chunks, with the coverage, tally and checkpoints that belong to it.
 //!
-//! This file is the contract; [`sqlite`] is what runs, [`memory`] is the reference that passes the same suite ([`contract`]).
+//! This file is the contract; [`sqlite`] is what runs, [`memory`] is the reference that passes the same suite (`contract.rs`).
 //! Two transactions change it: **append** (a window's chunks + tally + coverage) and **acknowledge** (checkpoint + receipt +
 //! quarantine). No event exists outside a transaction.
 //!

@@ -8,4 +8,5 @@ mod world;
 #[path = "world.rs"]
 mod the_world;
 
+mod delivery;
 mod referees;

@@ -27,6 +27,7 @@
 pub mod certificates;
 pub mod chance;
 pub mod clock;
+pub mod daemon;
 pub mod entra;
 pub mod ingestion;
 pub mod ledger;

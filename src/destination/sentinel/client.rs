@@ -9,21 +9,19 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-use time::{PrimitiveDateTime, UtcOffset};
 
 use crate::chunk::gzip;
 use crate::clock::{Clock, Second};
 use crate::destination::{PauseReason, Problem};
 use crate::event::hex;
 use crate::http::{Failure, Request, Response, Transport};
+use crate::retry::retry_after;
 use crate::secret::Secret;
 
 /// The only stable version (learn.microsoft.com, "Logs Ingestion API in Azure Monitor", 2026-09).
@@ -36,8 +34,6 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Most characters of Azure's words that are passed on.
 const WORDS_CHARACTERS_MAX: usize = 300;
-/// Longest wait that a `Retry-After` may ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 /// What Azure's answer to one body means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,8 +179,8 @@ impl Client {
                     self.endpoint, self.rule_id
                 ),
             ),
-            429 => Verdict::Throttled { wait: retry_after(response, self.clock.now()), cause },
-            503 => match retry_after(response, self.clock.now()) {
+            429 => Verdict::Throttled { wait: wait_asked(response, self.clock.now()), cause },
+            503 => match wait_asked(response, self.clock.now()) {
                 Some(wait) => Verdict::Throttled { wait: Some(wait), cause },
                 None => Verdict::Ambiguous(cause),
             },
@@ -277,26 +273,12 @@ fn is_html(response: &Response) -> bool {
         .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
 }
 
-/// The wait that an answer asks for: seconds or an HTTP date, at most an hour. Azure puts `Retry-After: 0` on every answer, so zero,
-/// a time past and anything unreadable are no wait at all.
-pub(super) fn retry_after(response: &Response, now: Second) -> Option<Duration> {
-    let text = response.header("retry-after")?.trim();
-    let seconds = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than fit are more than the cap.
-        text.parse::<u64>().unwrap_or(u64::MAX)
-    } else {
-        let from = response.header("date").and_then(http_date).unwrap_or(now);
-        u64::try_from(http_date(text)? - from).ok()?
-    };
-    (seconds > 0).then(|| Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
-}
-
-const HTTP_DATE: &[BorrowedFormatItem<'_>] =
-    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
-
-fn http_date(text: &str) -> Option<Second> {
-    let date = PrimitiveDateTime::parse(text, HTTP_DATE).ok()?;
-    Some(Second(date.assume_offset(UtcOffset::UTC).unix_timestamp()))
+/// The wait that an answer asks for. A date in it is counted from the answer's own, so that a clock that is wrong here does no harm.
+pub(super) fn wait_asked(response: &Response, now: Second) -> Option<Duration> {
+    let date = response.header("date").and_then(|text| httpdate::parse_http_date(text).ok());
+    let since_epoch = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok());
+    let there = since_epoch.and_then(|since| i64::try_from(since.as_secs()).ok()).map(Second);
+    retry_after(response.header("retry-after")?, there.unwrap_or(now))
 }
 
 /// Everything but unreserved characters (RFC 3986) is encoded: a stream's name may hold a space.
@@ -465,29 +447,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_seconds_or_a_date_and_never_longer_than_an_hour() {
-        let wait = |text: &str| {
-            retry_after(&response(429, &[("retry-after", text)], ""), NOW).map(|wait| wait.as_secs())
+    fn a_date_to_wait_for_is_counted_from_the_answers_own() {
+        let wait = |headers: &[(&str, &str)]| {
+            wait_asked(&response(429, headers, ""), NOW).map(|wait| wait.as_secs())
         };
-        for (text, expected) in [
-            ("7", Some(7)),
-            ("0", None),
-            ("", None),
-            ("-1", None),
-            ("soon", None),
-            ("1.5", None),
-            ("3600", Some(3600)),
-            ("3601", Some(3600)),
-            ("99999999999999999999999", Some(3600)),
-            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", None),
-            ("Sun, 06 Nov 1904 08:49:37 GMT", None),
-            ("Thu, 06 Nov 2064 08:49:37 GMT", Some(3600)),
-        ] {
-            assert_eq!(wait(text), expected, "{text}");
-        }
-        let dated =
-            [("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT"), ("date", "Sun, 06 Nov 1994 08:50:00 GMT")];
-        assert_eq!(retry_after(&response(429, &dated, ""), NOW), Some(Duration::from_secs(7)));
+        let later = ("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT");
+        assert_eq!(wait(&[later]), Some(30), "without one, from our clock");
+        assert_eq!(wait(&[later, ("date", "Sun, 06 Nov 1994 08:50:00 GMT")]), Some(7));
+        assert_eq!(wait(&[later, ("date", "garbage")]), Some(30));
+        assert_eq!(wait(&[("retry-after", "0")]), None);
+        assert_eq!(wait(&[("retry-after", "7")]), Some(7));
+        assert_eq!(wait(&[]), None);
     }
 }

@@ -28,7 +28,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::client::retry_after;
+use super::client::wait_asked;
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, SentinelSettings};
 use crate::destination::{Answer, PauseReason, Problem};
@@ -356,8 +356,8 @@ impl Entra {
         let error = EntraError::of(&response);
         let cause = error.cause(authority, status);
         match status {
-            429 => NoToken::Throttled { wait: retry_after(&response, self.clock.now()), cause },
-            503 => match retry_after(&response, self.clock.now()) {
+            429 => NoToken::Throttled { wait: wait_asked(&response, self.clock.now()), cause },
+            503 => match wait_asked(&response, self.clock.now()) {
                 Some(wait) => NoToken::Throttled { wait: Some(wait), cause },
                 None => NoToken::Failed(cause),
             },

@@ -20,12 +20,14 @@ use crate::secret::{Place, SecretSource};
 
 const AT: Second = Second(1_795_256_100);
 
+type Bad = fn(&str) -> bool;
+
 /// Answers in memory: what is scripted first, then by the rows.
 #[derive(Default)]
 struct Azure {
     script: Mutex<VecDeque<Reply>>,
     /// Rows with such a description are refused.
-    bad: Mutex<Option<fn(&str) -> bool>>,
+    bad: Mutex<Option<Bad>>,
     plain_bytes_max: Mutex<Option<usize>>,
     /// Descriptions of accepted rows, and how many rows each request held.
     accepted: Mutex<Vec<String>>,
@@ -97,7 +99,7 @@ impl Transport for Azure {
 }
 
 impl Azure {
-    fn refuses(&self, bad: fn(&str) -> bool) {
+    fn refuses(&self, bad: Bad) {
         *self.bad.lock().unwrap() = Some(bad);
     }
 

@@ -1,7 +1,7 @@
 //! Checksums of rows: the first 8 bytes of SHA-256 over a row's values and its key.
 //!
-//! They notice a flipped bit, a row under another's key, and a page that came back from an older time together with its
-//! neighbours; they do not stop a person who means to forge.
+//! They notice a flipped bit and a row under another's key. They do not notice an older row that came back whole, which is SQLite's
+//! to prevent, and do not stop a person who means to forge.
 //!
 //! *Why, when SQLite has none:* a flipped bit inside a value is still a valid database, and would be sent.
 

@@ -9,6 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -29,7 +30,7 @@ type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 /// The step at index `n` leads from version `n + 1` to `n + 2`.
 const STEPS: [Step; VERSION as usize - 1] = [];
 
-/// Bodies are tens of kilobytes: a larger page means shorter chains. Measured against 4,096.
+/// Bodies are tens of kilobytes: a larger page means shorter chains of overflow pages.
 const PAGE_BYTES: u32 = 8_192;
 /// Write-ahead log at which it is folded into the database: 512 pages are 4 MiB.
 const WAL_PAGES: u32 = 512;
@@ -37,6 +38,8 @@ const WAL_PAGES: u32 = 512;
 const WAL_BYTES_KEPT: u32 = 8 * 1024 * 1024;
 /// Page cache. Rows are read once; what is hot are a few index pages.
 const CACHE_KIB: u32 = 2_048;
+/// How long another program that writes is waited for: nobody should.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// Distinct statements in this module's parent, and some.
 const STATEMENTS_CACHED: usize = 64;
 
@@ -212,11 +215,21 @@ fn version(directory: &Path, connection: &Connection) -> Result<u32, Fault> {
     }
 }
 
+/// Whether what the log holds may be believed as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Log {
+    Trusted,
+    /// A sync may have failed: its frames have to reach the database before they are used.
+    Suspect,
+}
+
 /// A connection that reads and writes, with everything in the log made durable in the database.
 ///
 /// The checkpoint is what makes a failed fsync harmless: the kernel may call pages clean that never reached the disk, so a later
 /// fsync of the log proves nothing. Copying the log into the database writes them again.
-pub(super) fn connect(directory: &Path) -> Result<Connection, Fault> {
+///
+/// A full disk may leave the log where it is: nothing was synced in vain, and what is there can still be read and pruned.
+pub(super) fn connect(directory: &Path, log: Log) -> Result<Connection, Fault> {
     let path = database(directory);
     // A database that vanished must be noticed, not created.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -234,7 +247,10 @@ pub(super) fn connect(directory: &Path) -> Result<Connection, Fault> {
     }
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
-    checkpoint(&connection)?;
+    match checkpoint(&connection) {
+        Err(fault) if log == Log::Trusted && fault.is_full_disk() => {}
+        result => result?,
+    }
     let found = version(directory, &connection)?;
     migrate(&mut connection, found, &STEPS)?;
     Ok(connection)
@@ -282,7 +298,7 @@ pub(super) fn connect_read_only(directory: &Path) -> Result<Connection, Fault> {
         // Running, or killed: the log is read beside whoever else has it open.
         (true, true) => "mode=ro&readonly_shm=1",
         // A copy without its index: nobody has it open, and the index is built in memory.
-        (true, false) => "mode=ro&nolock=1",
+        (true, false) => "mode=ro&vfs=unix-none",
         // Ended well: there is no log, and SQLite must not make one.
         (false, _) => "mode=ro&immutable=1",
     };
@@ -299,6 +315,7 @@ pub(super) fn connect_read_only(directory: &Path) -> Result<Connection, Fault> {
 }
 
 fn set_up(connection: &Connection) -> Result<(), Fault> {
+    connection.busy_timeout(BUSY_WAIT)?;
     connection.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "cell_size_check", true)?;

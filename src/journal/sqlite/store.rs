@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::lock::Lock;
+use super::schema::Log;
 use super::{rows, schema};
 use crate::journal::JournalError;
 
@@ -25,6 +26,10 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    pub(super) fn is_full_disk(&self) -> bool {
+        matches!(self, Fault::Sqlite(rusqlite::Error::SqliteFailure(code, _)) if code.code == ErrorCode::DiskFull)
+    }
+
     pub(super) fn damaged(what: String) -> Fault {
         Fault::Journal(JournalError::Damaged(what))
     }
@@ -50,6 +55,7 @@ pub(super) struct Store {
     directory: PathBuf,
     /// Absent after a fault, until a new one can be opened.
     connection: Option<Connection>,
+    log: Log,
     /// Let go after the connection, as fields are dropped in this order. `None`: read-only.
     lock: Option<Lock>,
 }
@@ -62,7 +68,8 @@ impl Store {
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         let mut lock = Lock::take(directory)?;
-        let mut store = Store { directory: directory.to_owned(), connection: None, lock: None };
+        let mut store =
+            Store { directory: directory.to_owned(), connection: None, log: Log::Trusted, lock: None };
         schema::create_if_absent(directory)
             .and_then(|()| schema::check_version(directory))
             .map_err(|fault| store.first(fault))?;
@@ -73,14 +80,15 @@ impl Store {
     }
 
     pub(super) fn open_read_only(directory: &Path) -> Result<Store, JournalError> {
-        let mut store = Store { directory: directory.to_owned(), connection: None, lock: None };
+        let mut store =
+            Store { directory: directory.to_owned(), connection: None, log: Log::Trusted, lock: None };
         store.connection = Some(store.connect().map_err(|fault| store.first(fault))?);
         Ok(store)
     }
 
     fn connect(&self) -> Result<Connection, Fault> {
         let connection = match self.lock {
-            Some(_) => schema::connect(&self.directory)?,
+            Some(_) => schema::connect(&self.directory, self.log)?,
             None if !schema::database(&self.directory).try_exists()? => {
                 return Err(Fault::Journal(JournalError::Unusable {
                     directory: self.directory.display().to_string(),
@@ -90,6 +98,12 @@ impl Store {
             None => schema::connect_read_only(&self.directory)?,
         };
         rows::verify(&connection)?;
+        Ok(connection)
+    }
+
+    fn reconnect(&mut self) -> Result<Connection, Fault> {
+        let connection = self.connect()?;
+        self.log = Log::Trusted;
         Ok(connection)
     }
 
@@ -144,7 +158,7 @@ impl Store {
     fn with<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T, Fault>) -> Result<T, JournalError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect().map_err(|fault| self.say(fault))?,
+            None => self.reconnect().map_err(|fault| self.say(fault))?,
         };
         match work(&mut connection) {
             Ok(result) => {
@@ -156,10 +170,13 @@ impl Store {
                 Err(error)
             }
             Err(fault) => {
+                if !fault.is_full_disk() {
+                    self.log = Log::Suspect;
+                }
                 let error = self.say(fault);
                 drop(connection);
                 // If this fails as well, the next call tries again.
-                self.connection = self.connect().ok();
+                self.connection = self.reconnect().ok();
                 Err(error)
             }
         }
@@ -168,6 +185,7 @@ impl Store {
     /// Drops a handle whose state is unknown, as after a panic in the middle of a transaction.
     pub(super) fn distrust(&mut self) {
         self.connection = None;
+        self.log = Log::Suspect;
     }
 
     /// What a caller is told: damage, or a fault of the disk with what to do.

@@ -254,25 +254,21 @@ fn held_from(t: &Transaction<'_>, org: &OrgRow) -> Result<Option<u64>, Fault> {
     Ok(LaneRow::all(t, org)?.into_values().filter(|lane| lane.configured).map(|lane| lane.checkpoint).min())
 }
 
-fn bytes_from(t: &Transaction<'_>, org: &OrgRow, from: u64) -> Result<u64, Fault> {
-    let bytes: i64 = t
+/// All bytes kept, and those from chunk `from` on, in one pass.
+fn bytes(t: &Transaction<'_>, org: &OrgRow, from: u64) -> Result<(u64, u64), Fault> {
+    let (all, later): (i64, i64) = t
         .prepare_cached(
-            "SELECT coalesce(sum(bytes), 0) FROM chunk INDEXED BY chunk_sizes WHERE org = ?1 AND number >= ?2",
+            "SELECT coalesce(sum(bytes), 0), coalesce(sum(bytes) FILTER (WHERE number >= ?2), 0) \
+             FROM chunk INDEXED BY chunk_sizes WHERE org = ?1",
         )?
-        .query_row(params![org.org, stored(from)], |row| row.get(0))?;
-    number(bytes)
+        .query_row(params![org.org, stored(from)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok((number(all)?, number(later)?))
 }
 
 pub(super) fn usage(t: &Transaction<'_>, id: &OrgId) -> Result<Usage, Fault> {
     let Some(org) = OrgRow::read(t, id)? else { return Ok(Usage::default()) };
-    Ok(Usage {
-        chunks: org.next.saturating_sub(org.oldest),
-        bytes: bytes_from(t, &org, org.oldest)?,
-        unacknowledged_bytes: match held_from(t, &org)? {
-            Some(from) => bytes_from(t, &org, from)?,
-            None => 0,
-        },
-    })
+    let (bytes, unacknowledged_bytes) = bytes(t, &org, held_from(t, &org)?.unwrap_or(org.next))?;
+    Ok(Usage { chunks: org.next.saturating_sub(org.oldest), bytes, unacknowledged_bytes })
 }
 
 /// Deletes at most `limit` chunks, so that no transaction grows without bound.
@@ -286,7 +282,7 @@ pub(super) fn prune(
     let mut org = OrgRow::known(t, id)?;
     let held = held_from(t, &org)?.unwrap_or(org.oldest);
     let first = org.oldest;
-    let mut bytes = bytes_from(t, &org, first)?;
+    let (mut bytes, _) = bytes(t, &org, first)?;
     while org.oldest < held.min(first.saturating_add(limit)) {
         let found: Option<(i64, i64)> = t
             .prepare_cached("SELECT appended, bytes FROM chunk WHERE org = ?1 AND number = ?2")?
