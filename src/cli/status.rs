@@ -36,7 +36,8 @@ pub(super) fn status(
     if flags.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&status).map_err(anyhow::Error::from)?)?;
     } else {
-        let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+        let coloured =
+            io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
         let colours = if coloured { Colours::On } else { Colours::Off };
         out.write_all(table::table(&status, &from, now, colours).as_bytes())?;
     }

@@ -39,7 +39,10 @@ async fn get(listen: SocketAddr, path: &str) -> anyhow::Result<(u16, Vec<u8>)> {
     };
     let mut body = Vec::new();
     while let Some(piece) = answer.chunk().await? {
-        ensure!(body.len() + piece.len() <= BODY_BYTES_MAX, "its answer is larger than {BODY_BYTES_MAX} bytes");
+        ensure!(
+            body.len() + piece.len() <= BODY_BYTES_MAX,
+            "its answer is larger than {BODY_BYTES_MAX} bytes"
+        );
         body.extend_from_slice(&piece);
     }
     Ok((answer.status().as_u16(), body))

@@ -16,8 +16,12 @@ pub(super) fn table(status: &Status, from: &str, now: Second, colours: Colours) 
     let mut text = format!("pulumi-audit-forwarder {} at {now}: {}\n", clean(&status.version), clean(from));
     if !status.config.ok {
         let error = status.config.error.as_deref().unwrap_or("not loaded");
-        let since = status.config.since.map(|Moment(at)| format!(" for {}", length(now - at))).unwrap_or_default();
-        text.push_str(&format!("configuration refused{since}, the one before stays in force: {}\n", clean(error)));
+        let since =
+            status.config.since.map(|Moment(at)| format!(" for {}", length(now - at))).unwrap_or_default();
+        text.push_str(&format!(
+            "configuration refused{since}, the one before stays in force: {}\n",
+            clean(error)
+        ));
     }
     text.push_str(&format!("{}\n\n", counted(status)));
 
