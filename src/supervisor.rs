@@ -65,6 +65,12 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&settings.state_dir)?);
     let reports = Reports::new(metrics.clone(), clock.clone());
     reports.set_state_open();
+    for known in journal.orgs().await? {
+        if !settings.orgs.iter().any(|org| org.id == known) {
+            tracing::info!(org = %known, "no longer configured; its state is kept");
+            reports.retire(&known);
+        }
+    }
     reports.set_config(true, None);
     metrics.set_journal_capacity(settings.journal.max_bytes_per_org);
     for warning in &settings.warnings {
