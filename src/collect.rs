@@ -411,7 +411,7 @@ impl Collector {
         if !reading.timeless.is_empty() {
             pages.extend(self.journal.tally(id, TIMELESS_MINUTE, TIMELESS_MINUTE + 1).await?);
         }
-        for at in &reading.damaged {
+        for at in reading.damaged.iter().filter(|at| !self.state.coverage.is_damaged(**at)) {
             tracing::error!(org = %id, second = %at, "a second is too dense to be proven whole: it is marked damaged, and what was read of it is kept");
         }
 
