@@ -17,7 +17,7 @@ pub struct Tokens {
     token: SecretSource,
     next_token: Option<SecretSource>,
     current: Option<(Slot, Secret)>,
-    /// What both places held when all were refused.
+    /// What both places held when both were refused.
     refused: Option<[Option<Fingerprint>; 2]>,
 }
 
@@ -54,13 +54,13 @@ impl Tokens {
         None
     }
 
-    /// All that could be tried was refused: remember what the places held, so that a change can be seen.
+    /// No token helps: remember what they are, so that a change can be seen. They are read anew at the next use.
     pub fn all_refused(&mut self) {
         self.current = None;
         self.refused = Some(self.fingerprints());
     }
 
-    /// Whether a place holds something else than when all were refused.
+    /// Whether a place holds something else than when both were refused.
     pub fn changed(&self) -> bool {
         self.refused.is_some_and(|refused| refused != self.fingerprints())
     }
