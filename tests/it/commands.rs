@@ -1,9 +1,11 @@
 //! What each command answers, and with which exit code.
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::slice::from_ref;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::forwarder::{again, bare, command, complete, err, out, paused, recent, start, works};
 use crate::world::World;
@@ -86,8 +88,9 @@ async fn sigterm_ends_the_daemon_with_0_within_ten_seconds_even_while_a_store_ne
     let world = World::builder().with_s3().events(100).start().await;
     world.s3().fault(Scope::puts(""), proxy::Fault::Stall, Times::UntilCleared);
     let acme = recent(&world, "acme").with_s3().with_sentinel();
-    let mut daemon = start(&world, &[acme.clone()]);
-    until("the store has a request that it never answers", async || !world.s3().proxy.puts().is_empty()).await;
+    let mut daemon = start(&world, from_ref(&acme));
+    until("the store has a request that it never answers", async || !world.s3().proxy.puts().is_empty())
+        .await;
     until("the other lane is done", async || world.check_sentinel("acme").is_complete()).await;
     let begun = Instant::now();
     let status = daemon.stop().await;
@@ -119,7 +122,7 @@ async fn sigterm_ends_the_daemon_with_0_within_ten_seconds_even_while_a_store_ne
 async fn a_second_process_on_the_same_state_directory_ends_with_75_and_names_the_first() {
     let world = World::builder().events(10).start().await;
     let acme = recent(&world, "acme").with_file();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     complete(&world, &acme).await;
     let requests = world.pulumi().ledger.total();
     let ended = command(&world, &["run"]).await;
@@ -154,7 +157,13 @@ async fn an_invalid_configuration_ends_with_78_and_says_where_and_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_ends_with_2_and_help_with_0() {
-    for arguments in [&[][..], &["walk"], &["run", "--twice"], &["run", "--timeout", "5m"], &["status", "--json", "--healthcheck"]] {
+    for arguments in [
+        &[][..],
+        &["walk"],
+        &["run", "--twice"],
+        &["run", "--timeout", "5m"],
+        &["status", "--json", "--healthcheck"],
+    ] {
         let ended = bare(arguments).await;
         assert_eq!(ended.status.code(), Some(2), "{arguments:?}");
         assert!(out(&ended).is_empty() && !ended.stderr.is_empty(), "{arguments:?}");
@@ -202,12 +211,12 @@ async fn status_tells_the_same_of_a_running_daemon_and_of_a_stopped_one() {
     let mut running = json().await;
     until("the figures have followed", async || {
         running = json().await;
-        running["orgs"][0]["lanes"][0]["backlog_events"] == 0 && running["orgs"][0]["lanes"][0]["delivered_until"].is_string()
+        running["orgs"][0]["lanes"][0]["backlog_events"] == 0
+            && running["orgs"][0]["lanes"][0]["delivered_until"].is_string()
     })
     .await;
-    let shape = |value: &Value| -> Vec<String> {
-        value.as_object().expect("an object").keys().cloned().collect()
-    };
+    let shape =
+        |value: &Value| -> Vec<String> { value.as_object().expect("an object").keys().cloned().collect() };
     assert_eq!(shape(&running), shape(&daemon.status().await.expect("it is served")));
     assert_eq!(running["orgs"][1]["source"]["state"], "paused");
     assert_eq!(running["orgs"][1]["source"]["reason"], "credentials");
@@ -248,16 +257,25 @@ async fn check_tries_everything_once_writes_nothing_and_ends_with_0_or_69() {
         let fits = |line: &&str| line.starts_with(id) && line[id.len()..].trim_start().starts_with(what);
         said.lines().filter(fits).map(str::to_owned).collect()
     };
-    for (id, what) in
-        [("acme", "source"), ("acme", "sentinel"), ("acme", "s3"), ("acme", "file"), ("other", "source"), ("other", "file")]
-    {
+    for (id, what) in [
+        ("acme", "source"),
+        ("acme", "sentinel"),
+        ("acme", "s3"),
+        ("acme", "file"),
+        ("other", "source"),
+        ("other", "file"),
+    ] {
         let lines = lines(id, what);
         assert_eq!(lines.len(), 1, "one line for {what} of {id}: {said}");
         assert!(lines[0].contains("ok"), "{}", lines[0]);
     }
     assert!(world.rows("acme").is_empty() && world.archive().await.files.is_empty());
     let left = |path: &std::path::Path| std::fs::read_dir(path).map_or(0, Iterator::count);
-    assert_eq!((left(&world.paths.state), left(&world.paths.archive_of("acme"))), (0, 0), "nothing is written");
+    assert_eq!(
+        (left(&world.paths.state), left(&world.paths.archive_of("acme"))),
+        (0, 0),
+        "nothing is written"
+    );
 
     world.azure().denies_the_role();
     world.s3().fault(Scope::any(), proxy::Fault::access_denied(), Times::UntilCleared);

@@ -1,6 +1,7 @@
 //! What the admin endpoints show: metrics, probes, and nothing that changes anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice::from_ref;
 use std::time::Duration;
 
 use crate::forwarder::{complete, paused, recent, sample, start};
@@ -115,7 +116,8 @@ async fn every_promised_metric_is_there_with_its_type_and_labels() {
     assert_eq!(status, 200);
     let page = Page::read(&text);
     for (name, kind, labels) in PROMISED {
-        let full = if name.starts_with("process_") { name.to_owned() } else { format!("pulumi_audit_{name}") };
+        let full =
+            if name.starts_with("process_") { name.to_owned() } else { format!("pulumi_audit_{name}") };
         assert_eq!(page.types.get(&full).map(String::as_str), Some(kind), "{full}");
         assert!(page.helped.contains(&full), "{full} is explained");
         let labels: BTreeSet<&str> = labels.iter().copied().collect();
@@ -127,7 +129,9 @@ async fn every_promised_metric_is_there_with_its_type_and_labels() {
     }
     // Every combination is there from the start, at zero.
     for reason in ["credentials", "permission", "configuration", "fenced", "disk"] {
-        for (org, destination) in [("acme", "source"), ("acme", "sentinel"), ("acme", "file"), ("other", "file")] {
+        for (org, destination) in
+            [("acme", "source"), ("acme", "sentinel"), ("acme", "file"), ("other", "file")]
+        {
             let labels = [("org", org), ("destination", destination), ("reason", reason)];
             assert_eq!(sample(&text, "paused", &labels), Some(0.0), "{labels:?}");
         }
@@ -179,7 +183,7 @@ async fn the_daemon_is_alive_at_once_and_ready_when_every_first_sweep_has_ended_
 async fn the_endpoints_only_answer_questions() {
     let world = World::builder().events(10).start().await;
     let acme = recent(&world, "acme").with_file();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     complete(&world, &acme).await;
     let address = daemon.admin().expect("it is served");
     let client = reqwest::Client::builder().no_proxy().build().expect("a client can be made");

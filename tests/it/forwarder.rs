@@ -53,7 +53,8 @@ pub(crate) fn err(output: &Output) -> String {
 
 /// Waits until everything that is due stands at every destination of the org, once.
 pub(crate) async fn complete(world: &World, setup: &OrgSetup) {
-    until(&format!("everything of {} has arrived", setup.org), async || is_complete(world, setup).await).await;
+    until(&format!("everything of {} has arrived", setup.org), async || is_complete(world, setup).await)
+        .await;
 }
 
 pub(crate) async fn is_complete(world: &World, setup: &OrgSetup) -> bool {

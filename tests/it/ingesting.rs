@@ -1,6 +1,7 @@
 //! Azure misbehaves, or is not set up yet: every row arrives, copies can be told, and refused rows wait for a person.
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,12 +9,12 @@ use serde_json::Value;
 use crate::forwarder::{again, complete, metric, party, paused, recent, start, works};
 use crate::world::World;
 use crate::world::daemon::{Daemon, until, until_within};
+use crate::world::entra;
 use crate::world::ingestion::{Fault, table_columns};
 use crate::world::pulumi::events::Event;
 use crate::world::script::Times;
 use crate::world::setup::{CLIENT_ID, CLIENT_SECRET, OrgSetup, TENANT, rule_of};
 use crate::world::verdict::{Cut, RetryAfter};
-use crate::world::entra;
 
 const STREAM: &str = "Custom-PulumiAuditLogs_CL";
 
@@ -22,7 +23,7 @@ async fn delivering(events: usize, trouble: impl FnOnce(&World)) -> (World, OrgS
     let world = World::builder().events(events).start().await;
     trouble(&world);
     let acme = recent(&world, "acme").with_sentinel().with_file();
-    let daemon = start(&world, &[acme.clone()]);
+    let daemon = start(&world, from_ref(&acme));
     (world, acme, daemon)
 }
 
@@ -153,8 +154,7 @@ async fn what_a_person_repairs_in_azure_is_taken_up_without_a_restart_and_nothin
     azure.fault_on(&rule_of("redirect"), Fault::Redirect(elsewhere), Times::UntilCleared);
     azure.refuse_rows(|row| row.contains("\"OrgId_s\":\"columns\""));
     azure.delete_rule(&rule_of("rule"));
-    let setups: Vec<OrgSetup> =
-        ids.iter().map(|id| recent(&world, id).with_sentinel().with_file()).collect();
+    let setups: Vec<OrgSetup> = ids.iter().map(|id| recent(&world, id).with_sentinel().with_file()).collect();
     let mut daemon = start(&world, &setups);
 
     for (id, reason, named) in [

@@ -1,5 +1,7 @@
 //! One org's or one destination's trouble delays no other.
 
+use std::slice::from_ref;
+
 use crate::forwarder::{complete, org, party, paused, recent, start, works};
 use crate::world::World;
 use crate::world::clock::parse_rfc3339;
@@ -34,7 +36,7 @@ async fn goes_on(world: &World, daemon: &mut Daemon, id: &str, rounds: usize) {
 async fn azure_being_away_leaves_the_other_destinations_up_to_date_and_drains_by_itself() {
     let world = World::builder().with_s3().events(200).start().await;
     let acme = recent(&world, "acme").with_s3().with_sentinel().with_file();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     complete(&world, &acme).await;
     world.azure().goes_away().await;
     let gone = world.clock.now();
@@ -79,9 +81,13 @@ async fn orgs_in_all_kinds_of_trouble_delay_no_other() {
     paused(&mut daemon, "revoked", "source", "credentials").await;
     paused(&mut daemon, "forbidden", "source", "permission").await;
     paused(&mut daemon, "denied", "sentinel", "permission").await;
-    for (name, state) in
-        [("healthy", "ok"), ("revoked", "paused"), ("forbidden", "paused"), ("broken", "waiting"), ("throttled", "waiting")]
-    {
+    for (name, state) in [
+        ("healthy", "ok"),
+        ("revoked", "paused"),
+        ("forbidden", "paused"),
+        ("broken", "waiting"),
+        ("throttled", "waiting"),
+    ] {
         until(&format!("the source of {name} is {state}"), async || {
             party(&mut daemon, name, "source").await.is_some_and(|source| source["state"] == state)
         })

@@ -1,7 +1,10 @@
 //! The process dies without warning, again and again, and nothing is lost or doubled.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::slice::from_ref;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::forwarder::{again, drained, start};
 use crate::world::World;
@@ -70,14 +73,14 @@ async fn a_process_killed_at_200_moments_loses_nothing_and_doubles_nothing() {
     let world = World::builder().with_s3().seed(seed).start().await;
     let now = world.clock.now();
     let log = world.pulumi().org("acme");
-    // Two years behind, so that most lives are spent catching up, and a present that goes on.
-    let start_at = now - 2 * 365 * DAY;
-    log.add(generator.spread(start_at, now - DAY, 1_500));
+    // So far behind that all lives are spent catching up, and a present that goes on.
+    let start_at = now - 60 * DAY;
+    log.add(generator.spread(start_at, now - DAY, 1_800));
     log.add(generator.lively(now - DAY, now, 10.0));
     let acme = OrgSetup::new("acme").since(&rfc3339(start_at)).with_s3().with_file().with_sentinel();
 
     let mut hits = 0;
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     for life in 0..KILLS {
         let moment = Moment::draw(&mut chance);
         let second = world.clock.now() - 1 - chance.below(4) as i64;

@@ -1,6 +1,7 @@
 //! Events that show late, and seconds that hold too many: nothing is passed over in silence.
 
 use std::collections::BTreeSet;
+use std::slice::from_ref;
 
 use crate::forwarder::{asked, complete, metric, org, recent, sample, start};
 use crate::world::World;
@@ -17,10 +18,12 @@ async fn a_late_event_arrives_marked_as_late_and_is_counted() {
     let mut acme = recent(&world, "acme").with_file().with_sentinel();
     // Head sweeps read each second once, so only a later look can find what shows after it.
     acme.more_source = "overlap = \"0s\"\nrescan_after = [\"7s\"]\n".to_owned();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     complete(&world, &acme).await;
-    until("the first sweep has ended", async || daemon.get("/readyz").await.is_some_and(|(code, _)| code == 200))
-        .await;
+    until("the first sweep has ended", async || {
+        daemon.get("/readyz").await.is_some_and(|(code, _)| code == 200)
+    })
+    .await;
 
     let now = world.clock.now();
     let late = Event::at(now).described("shown four seconds late").late_by(4);
@@ -66,18 +69,14 @@ async fn crowded(behaviour: Behaviour) -> (World, OrgSetup, i64, Daemon) {
     let second = world.clock.now() - 600;
     world.pulumi().org("acme").add(Generator::seeded(5).burst(second, 350));
     let acme = recent(&world, "acme").with_file().with_sentinel();
-    let daemon = start(&world, &[acme.clone()]);
+    let daemon = start(&world, from_ref(&acme));
     (world, acme, second, daemon)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_of_350_events_is_declared_damaged_where_it_cannot_be_proven_whole_and_stops_nothing() {
     let (world, _, second, mut daemon) = crowded(Behaviour::mysql()).await;
-    let due = || Expect {
-        as_of: world.clock.now(),
-        damaged: BTreeSet::from([second]),
-        ..Expect::default()
-    };
+    let due = || Expect { as_of: world.clock.now(), damaged: BTreeSet::from([second]), ..Expect::default() };
     let others = async || {
         world.check_file_with("acme", "acme", &due()).is_complete()
             && world.check_sentinel_with("acme", &due()).is_complete()

@@ -1,6 +1,7 @@
 //! Which event is which: twins are several, and what only looks different is one.
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 
 use serde_json::json;
 
@@ -18,7 +19,7 @@ async fn identical_events_of_one_second_all_arrive_and_a_twin_seen_later_is_one_
     let twin = Event::at(world.clock.now() - 120).described("Decrypted secret value for stack \"shop/prod\"");
     world.pulumi().org("acme").add(twin.twins(3));
     let acme = recent(&world, "acme").with_file().with_sentinel();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     complete(&world, &acme).await;
     assert_eq!(copies(&world, &twin), 3);
 
@@ -36,8 +37,9 @@ async fn identical_events_of_one_second_all_arrive_and_a_twin_seen_later_is_one_
 /// How often the archive has an event of this second and text.
 fn copies(world: &World, event: &Event) -> usize {
     let lines = Archive::of_directory(&world.paths.archive_of("acme")).lines("acme", &mut Vec::new());
-    let described =
-        |line: &[u8]| lexemes::member(line, "description").and_then(lexemes::text) == Some(event.description.clone());
+    let described = |line: &[u8]| {
+        lexemes::member(line, "description").and_then(lexemes::text) == Some(event.description.clone())
+    };
     lines.iter().filter(|line| described(&line.event)).count()
 }
 
@@ -53,7 +55,7 @@ async fn a_changed_name_login_avatar_or_token_name_adds_no_event() {
     let org = world.pulumi().org("acme");
     org.add(drawn);
     let acme = recent(&world, "acme").with_file().with_sentinel();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     complete(&world, &acme).await;
 
     for round in 0..3 {
@@ -90,7 +92,7 @@ async fn two_events_that_differ_only_in_an_unknown_field_both_arrive_though_the_
     let org = world.pulumi().org("acme");
     org.add([first]);
     let acme = recent(&world, "acme").with_file().with_sentinel();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     complete(&world, &acme).await;
     org.add([second]);
     complete(&world, &acme).await;
@@ -105,7 +107,7 @@ async fn an_event_has_the_same_key_in_s3_in_files_and_in_sentinel() {
     let org = world.pulumi().org("acme");
     org.add(Generator::seeded(3).twins(world.clock.now() - 100, 4));
     let acme = recent(&world, "acme").with_file().with_sentinel().with_s3();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     complete(&world, &acme).await;
     assert!(daemon.stop().await.success());
 

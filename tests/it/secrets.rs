@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::slice::from_ref;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -31,7 +32,13 @@ impl Canary {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let url: String = secret
             .chars()
-            .map(|char| if char.is_ascii_alphanumeric() { char.to_string() } else { format!("%{:02X}", u32::from(char)) })
+            .map(|char| {
+                if char.is_ascii_alphanumeric() {
+                    char.to_string()
+                } else {
+                    format!("%{:02X}", u32::from(char))
+                }
+            })
             .collect();
         let mut forms = vec![secret.to_owned(), hex.to_uppercase(), hex, url.to_lowercase(), url];
         for engine in [STANDARD, URL_SAFE] {
@@ -96,7 +103,7 @@ async fn no_secret_comes_out_anywhere_through_failures_of_every_endpoint() {
     s3.loses_replies(1);
 
     let acme = recent(&world, "acme").with_s3().with_sentinel().with_file();
-    world.write_config(&[acme.clone()], "");
+    world.write_config(from_ref(&acme), "");
     let log = world.paths.root.join("log");
     let mut daemon =
         Daemon::start_with(binary(), &world.paths.config, &log, &["--log-level", "trace", "run"]);
@@ -133,7 +140,9 @@ async fn no_secret_comes_out_anywhere_through_failures_of_every_endpoint() {
     pulumi.fault("acme", Fault::Redirect(elsewhere.clone()), Times::UntilCleared);
     paused(&mut daemon, "acme", "source", "configuration").await;
     tell(&mut daemon, &mut told).await;
-    for arguments in [&["check"][..], &["check", "--json"], &["config", "show"], &["status"], &["status", "--json"]] {
+    for arguments in
+        [&["check"][..], &["check", "--json"], &["config", "show"], &["status"], &["status", "--json"]]
+    {
         let ended = command(&world, arguments).await;
         told.push((format!("{arguments:?}"), format!("{}{}", out(&ended), err(&ended)).into_bytes()));
     }
@@ -223,7 +232,8 @@ async fn tell(daemon: &mut Daemon, told: &mut Vec<(String, Vec<u8>)>) {
 #[test]
 fn a_canary_is_found_in_every_form() {
     let canary = Canary::new("it", "pul-0123456789abcdef~x");
-    let found = |text: String| std::panic::catch_unwind(|| canary.assert_absent("a text", text.as_bytes())).is_err();
+    let found =
+        |text: String| std::panic::catch_unwind(|| canary.assert_absent("a text", text.as_bytes())).is_err();
     assert!(found("token pul-0123456789abcdef~x,".to_owned()));
     assert!(found("t=pul%2D0123456789abcdef%7Ex&".to_owned()));
     for around in ["", "a", "ab", "abc"] {

@@ -1,5 +1,7 @@
 //! S3 misbehaves: each event is stored once all the same.
 
+use std::slice::from_ref;
+
 use crate::forwarder::{complete, paused, recent, start, works};
 use crate::world::World;
 use crate::world::daemon::{Daemon, until};
@@ -14,7 +16,7 @@ async fn delivering(trouble: impl FnOnce(&World)) -> (World, OrgSetup, Daemon) {
     let world = World::builder().with_s3().events(2_300).start().await;
     trouble(&world);
     let acme = recent(&world, "acme").with_s3();
-    let daemon = start(&world, &[acme.clone()]);
+    let daemon = start(&world, from_ref(&acme));
     (world, acme, daemon)
 }
 
@@ -69,7 +71,7 @@ async fn a_store_that_is_away_is_waited_for_while_collection_goes_on() {
     let world = World::builder().with_s3().events(500).start().await;
     world.s3().goes_away().await;
     let acme = recent(&world, "acme").with_s3().with_file();
-    let mut daemon = start(&world, &[acme.clone()]);
+    let mut daemon = start(&world, from_ref(&acme));
     until("the other destination has everything", async || world.check_file("acme").is_complete()).await;
     world.pulumi().org("acme").add(Generator::seeded(9).burst(world.clock.now() - 1, 5));
     until("it still gets what is new", async || world.check_file("acme").is_complete()).await;
