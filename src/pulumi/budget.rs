@@ -13,8 +13,6 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::event::OrgId;
 
-/// Requests that may be saved up while nothing was asked.
-const BURST: f64 = 2.0;
 /// A second org's 429 within this pauses the host.
 const HOST_MEMORY: Duration = Duration::from_secs(60);
 
@@ -27,7 +25,7 @@ pub enum Urgency {
     Background,
 }
 
-/// Evenly spaced slots.
+/// Evenly spaced slots. None is saved up while nothing is asked: the configured rate holds for every second.
 #[derive(Debug)]
 struct Bucket {
     interval: Duration,
@@ -36,14 +34,12 @@ struct Bucket {
 
 impl Bucket {
     fn new(per_second: f64, now: Instant) -> Bucket {
-        let interval = Duration::from_secs_f64(1.0 / per_second.max(0.001));
-        Bucket { interval, next: now.checked_sub(interval.mul_f64(BURST)).unwrap_or(now) }
+        Bucket { interval: Duration::from_secs_f64(1.0 / per_second.max(0.001)), next: now }
     }
 
     /// Takes the next slot: the time when the request may be sent.
     fn take(&mut self, now: Instant) -> Instant {
-        let earliest = now.checked_sub(self.interval.mul_f64(BURST)).unwrap_or(now);
-        let slot = self.next.max(earliest);
+        let slot = self.next.max(now);
         self.next = slot + self.interval;
         slot
     }
@@ -157,6 +153,18 @@ mod tests {
         }
         let took = begin.elapsed().as_secs_f64();
         assert!((36.0..=40.0).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_hour_saves_nothing_up() {
+        let hosts = HostBudgets::default();
+        let mut budget = OrgBudget::new(2.0, hosts.of("http://a", 10.0));
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        let begin = Instant::now();
+        for _ in 0..5 {
+            budget.wait(Urgency::Present).await;
+        }
+        assert_eq!(begin.elapsed(), Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]

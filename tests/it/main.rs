@@ -10,3 +10,4 @@ mod the_world;
 
 mod delivery;
 mod referees;
+mod simulated;
