@@ -5,6 +5,7 @@
 
 mod check;
 mod config;
+mod progress;
 mod run;
 pub mod status;
 #[cfg(test)]

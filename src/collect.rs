@@ -214,7 +214,7 @@ impl Collector {
     async fn collect(&mut self, until: Until) {
         self.say_coverage();
         self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
-        if let Some(wait) = self.forbidden.extra_try(self.clock.now()) {
+        if let Some(wait) = self.extra_try().await {
             self.report.source().waiting(
                 WaitReason::Backoff,
                 None,
@@ -411,7 +411,7 @@ impl Collector {
         if !reading.timeless.is_empty() {
             pages.extend(self.journal.tally(id, TIMELESS_MINUTE, TIMELESS_MINUTE + 1).await?);
         }
-        for at in &reading.damaged {
+        for at in reading.damaged.iter().filter(|at| !self.state.coverage.is_damaged(**at)) {
             tracing::error!(org = %id, second = %at, "a second is too dense to be proven whole: it is marked damaged, and what was read of it is kept");
         }
 
@@ -664,10 +664,21 @@ impl Collector {
         let begun = Instant::now();
         while begun.elapsed() < wait {
             sleep(SECRET_LOOK.min(wait)).await;
-            if self.client.tokens_changed() && self.forbidden.extra_try(self.clock.now()).is_none() {
+            if self.client.tokens_changed() && self.extra_try().await.is_none() {
                 return;
             }
         }
+    }
+
+    /// Whether the source may be asked out of turn after a 403; if not, how long until its turn.
+    async fn extra_try(&mut self) -> Option<Duration> {
+        let known = self.forbidden.clone();
+        let wait = self.forbidden.extra_try(self.clock.now());
+        if self.forbidden != known {
+            // Kept before the try, so that a crash loop cannot hammer.
+            self.forbidden.save(&*self.journal, &self.settings.id).await;
+        }
+        wait
     }
 }
 
@@ -765,6 +776,10 @@ impl Forbidden {
 
     async fn refused(&mut self, now: Second, journal: &dyn Journal, id: &crate::event::OrgId) {
         self.last = Some(now);
+        self.save(journal, id).await;
+    }
+
+    async fn save(&self, journal: &dyn Journal, id: &crate::event::OrgId) {
         let note = serde_json::to_vec(self).ok();
         if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, note).await {
             tracing::warn!(org = %id, %error, "cannot keep when the source was last refused");

@@ -27,16 +27,22 @@ use crate::report::status::{State, Status};
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How often chunks past their retention are deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// How often a watcher is shown the status.
+const SHOW_EVERY: Duration = Duration::from_millis(500);
 /// How often the journal's thread is asked for a sign of life, and how long it may take.
 const PULSE_EVERY: Duration = Duration::from_secs(5);
 const PULSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How to run.
-#[derive(Clone, Copy, Debug)]
 pub struct RunOptions {
     /// Until nothing is due and everything is delivered, at most this long; `None`: until a signal.
     pub once: Option<Duration>,
+    /// Shown the status from time to time.
+    pub watch: Option<Watch>,
 }
+
+/// Somebody who watches.
+pub type Watch = Box<dyn FnMut(&Status) + Send>;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +71,12 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&settings.state_dir)?);
     let reports = Reports::new(metrics.clone(), clock.clone());
     reports.set_state_open();
+    for known in journal.orgs().await? {
+        if !settings.orgs.iter().any(|org| org.id == known) {
+            tracing::info!(org = %known, "no longer configured; its state is kept");
+            reports.retire(&known);
+        }
+    }
     reports.set_config(true, None);
     metrics.set_journal_capacity(settings.journal.max_bytes_per_org);
     for warning in &settings.warnings {
@@ -92,9 +104,13 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     );
     let until = if options.once.is_some() { Until::NothingDue } else { Until::Stopped };
     let mut orgs = start_orgs(&settings.orgs, &shared, until, &stop);
+    if let Some(watch) = options.watch {
+        services.spawn(show(reports.clone(), watch));
+    }
     supervise(&mut orgs, signals, options.once, &stop).await;
     orgs.shutdown().await;
     stop.cancel();
+    services.shutdown().await;
     tracing::info!("stopped");
     Ok(match options.once {
         None => Ended::Done,
@@ -143,6 +159,13 @@ async fn supervise(
             }
         }
         name = signals.next() => tracing::warn!(signal = name, "aborted; what was under way is sent again at the next start"),
+    }
+}
+
+async fn show(reports: Reports, mut watch: Watch) {
+    loop {
+        watch(&reports.status());
+        sleep(SHOW_EVERY).await;
     }
 }
 

@@ -167,6 +167,10 @@ impl Client {
         let mut tried_other = false;
         loop {
             let answer = self.exchange(path, &token, urgency).await?;
+            if answer.status == 403 {
+                // Remembered, so that a token that was replaced is tried at once.
+                self.tokens.all_refused();
+            }
             if answer.status != 401 {
                 return self.meaning(answer);
             }
