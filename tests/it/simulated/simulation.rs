@@ -106,7 +106,7 @@ impl Simulation {
             azure.create_rule(&rule_of(org));
         }
         let wire = Arc::new(Wire::new(pulumi.clone(), entra.clone(), azure.clone()));
-        let folder = tempfile::tempdir().expect("a directory can be made");
+        let folder = folder();
         let simulation = Simulation {
             pulumi,
             entra,
@@ -347,6 +347,11 @@ impl Simulation {
             report.assert_complete();
         }
     }
+}
+
+/// In memory where there is such a place: a simulated day syncs thousands of files, and no test here is about the disk.
+fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory can be made")
 }
 
 pub(super) fn id(org: &str) -> OrgId {
