@@ -123,11 +123,13 @@ impl OrgBudget {
     pub async fn wait(&mut self, urgency: Urgency) {
         let now = Instant::now();
         let own = self.pair.take(urgency, now);
-        let (slot, paused) = {
+        let slot = {
             let mut host = self.host.0.lock().unwrap_or_else(PoisonError::into_inner);
-            (host.pair.take(urgency, now), host.paused_until)
+            // Slots go on from the end of a pause, so that its orgs do not all come at once then.
+            let begin = host.paused_until.map_or(now, |paused| paused.max(now));
+            host.pair.take(urgency, begin)
         };
-        sleep_until(own.max(slot).max(paused.unwrap_or(now))).await;
+        sleep_until(own.max(slot)).await;
     }
 
     pub fn host(&self) -> &HostBudget {
@@ -189,7 +191,11 @@ mod tests {
         assert!(!host.throttled(&org("a"), Duration::from_secs(60)), "the same org again");
         assert!(host.throttled(&org("b"), Duration::from_secs(60)));
         let begin = Instant::now();
-        OrgBudget::new(10.0, host).wait(Urgency::Present).await;
+        OrgBudget::new(10.0, host.clone()).wait(Urgency::Present).await;
         assert_eq!(begin.elapsed().as_secs(), 60);
+        for _ in 0..20 {
+            OrgBudget::new(10.0, host.clone()).wait(Urgency::Present).await;
+        }
+        assert_eq!(begin.elapsed().as_secs(), 62, "the orgs that waited do not come all at once");
     }
 }
