@@ -41,12 +41,21 @@ pub(super) struct Wire {
     begun: Instant,
     away: Mutex<BTreeSet<&'static str>>,
     sent: Mutex<Vec<Sent>>,
+    panics: Mutex<(&'static str, u32)>,
 }
 
 impl Wire {
     pub(super) fn new(pulumi: Arc<Pulumi>, entra: Arc<Entra>, azure: Arc<Ingestion>) -> Wire {
         let begun = Instant::now();
-        Wire { pulumi, entra, azure, begun, away: Mutex::default(), sent: Mutex::default() }
+        Wire {
+            pulumi,
+            entra,
+            azure,
+            begun,
+            away: Mutex::default(),
+            sent: Mutex::default(),
+            panics: Mutex::default(),
+        }
     }
 
     /// Connections to the host are refused from now on.
@@ -56,6 +65,22 @@ impl Wire {
 
     pub(super) fn comes_back(&self, host: &'static str) {
         self.away.lock().expect("no test panics here").remove(host);
+    }
+
+    /// Whoever sends one of the next requests to the host panics.
+    pub(super) fn panics_for(&self, host: &'static str, times: u32) {
+        *self.panics.lock().expect("the panic comes after the lock") = (host, times);
+    }
+
+    pub(super) fn panics_left(&self) -> u32 {
+        self.panics.lock().expect("the panic comes after the lock").1
+    }
+
+    fn panic_is_due(&self, host: &str) -> bool {
+        let mut panics = self.panics.lock().expect("the panic comes after the lock");
+        let due = panics.0 == host && panics.1 > 0;
+        panics.1 -= u32::from(due);
+        due
     }
 
     pub(super) fn sent_to(&self, host: &str) -> Vec<Sent> {
@@ -94,6 +119,7 @@ impl Wire {
         }
         let inner = inner.body(request.body).expect("a request is well formed");
         sleep(LATENCY).await;
+        assert!(!self.panic_is_due(&host), "a panic that the test asked for");
         if self.away.lock().expect("no test panics here").contains(host.as_str()) {
             return Err(Failure::Connection("connection refused".into()));
         }
