@@ -169,7 +169,7 @@ impl Client {
             let answer = self.exchange(path, &token, urgency).await?;
             if answer.status == 403 {
                 // Remembered, so that a token that was replaced is tried at once.
-                self.tokens.all_refused();
+                self.tokens.forbidden();
             }
             if answer.status != 401 {
                 return self.meaning(answer);

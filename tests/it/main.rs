@@ -16,4 +16,5 @@ mod lateness;
 mod reading;
 mod referees;
 mod sameness;
+mod simulated;
 mod storing;
