@@ -1,0 +1,282 @@
+//! What is seen: the acts, one after another, and between them where every org and destination stands.
+//!
+//! On a terminal a table at the bottom is drawn again and again; in a pipe the same figures come as plain lines of one width, one
+//! for each org, every other second.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::cast::DESTINATIONS;
+use crate::forwarder::{Lane, Org, Status};
+
+const WIDTH: usize = 112;
+const LINES_EVERY: Duration = Duration::from_secs(2);
+const BAR_CELLS: usize = 20;
+
+pub(crate) struct Screen {
+    begun: Instant,
+    form: Form,
+    bold: bool,
+}
+
+enum Form {
+    Terminal {
+        multi: MultiProgress,
+        rows: Vec<ProgressBar>,
+    },
+    Pipe {
+        shown: Option<Instant>,
+        /// Something else was printed since the columns were last named.
+        headless: bool,
+    },
+}
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        let terminal = io::stdout().is_terminal();
+        let form = match terminal {
+            true => Form::Terminal {
+                multi: MultiProgress::with_draw_target(ProgressDrawTarget::stdout()),
+                rows: Vec::new(),
+            },
+            false => Form::Pipe { shown: None, headless: true },
+        };
+        let bold = terminal && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+        Self { begun: Instant::now(), form, bold }
+    }
+
+    /// Time is counted from here.
+    pub(crate) fn begin(&mut self) {
+        self.begun = Instant::now();
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Something happens to the forwarder.
+    pub(crate) fn act(&mut self, sign: char, text: &str) -> io::Result<()> {
+        self.line("")?;
+        let mut lines = wrapped(text, WIDTH - 11).into_iter();
+        let first = format!("{:>6.1} s  {sign} {}", self.seconds(), lines.next().unwrap_or_default());
+        let rest = lines.map(|line| format!("           {line}"));
+        for line in std::iter::once(first).chain(rest) {
+            let line = if self.bold { format!("\u{1b}[1m{line}\u{1b}[0m") } else { line };
+            self.line(&line)?;
+        }
+        Ok(())
+    }
+
+    /// What came of it.
+    pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
+        for (number, line) in wrapped(text, WIDTH - 11).into_iter().enumerate() {
+            match number {
+                0 => self.line(&format!("{:>6.1} s    {line}", self.seconds()))?,
+                _ => self.line(&format!("            {line}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A paragraph.
+    pub(crate) fn say(&mut self, text: &str) -> io::Result<()> {
+        for line in wrapped(text, WIDTH) {
+            self.line(&line)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
+        match &mut self.form {
+            Form::Terminal { multi, rows } if !rows.is_empty() => multi.println(line),
+            Form::Terminal { .. } => writeln!(io::stdout(), "{line}"),
+            Form::Pipe { headless, .. } => {
+                *headless = true;
+                writeln!(io::stdout(), "{line}")
+            }
+        }
+    }
+
+    /// Where everything stands; nothing when the forwarder does not answer.
+    pub(crate) fn show(&mut self, status: Option<&Status>) -> io::Result<()> {
+        let seconds = self.seconds();
+        match &mut self.form {
+            Form::Terminal { multi, rows } => {
+                for (number, text) in table(status, seconds).into_iter().enumerate() {
+                    if rows.len() <= number {
+                        let style = ProgressStyle::with_template("{msg}").map_err(io::Error::other)?;
+                        rows.push(multi.add(ProgressBar::new(1).with_style(style)));
+                    }
+                    rows[number].set_message(text);
+                }
+                Ok(())
+            }
+            Form::Pipe { shown, headless } => {
+                if shown.is_some_and(|shown| shown.elapsed() < LINES_EVERY) {
+                    return Ok(());
+                }
+                *shown = Some(Instant::now());
+                let mut out = io::stdout().lock();
+                if std::mem::take(headless) {
+                    writeln!(out)?;
+                    for line in columns() {
+                        writeln!(out, "{line}")?;
+                    }
+                }
+                match status {
+                    Some(status) => {
+                        for org in &status.orgs {
+                            writeln!(out, "{}", plain(org, seconds))?;
+                        }
+                    }
+                    None => writeln!(out, "{seconds:>6.1} s  (the forwarder is not running)")?,
+                }
+                out.flush()
+            }
+        }
+    }
+
+    /// No more tables; what follows is plain text.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        if let Form::Terminal { multi, rows } = &mut self.form {
+            rows.clear();
+            multi.clear()?;
+        }
+        Ok(())
+    }
+
+    fn seconds(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _nobody_may_look_any_more = self.finish();
+    }
+}
+
+/// For a pipe: one line an org.
+fn plain(org: &Org, seconds: f64) -> String {
+    let mut line = format!(
+        "{seconds:>6.1} s  {:<6} {:<8} {:>11}  {:>11}  {:>4.0} %",
+        org.id,
+        org.source.state,
+        moment(org.tip()),
+        moment(org.cursor()),
+        (org.read_share() * 100.0).floor(),
+    );
+    for destination in DESTINATIONS {
+        let lane = org.lanes.iter().find(|lane| lane.destination == destination);
+        let mark = match lane.map(|lane| lane.state.as_str()) {
+            Some("waiting") => '~',
+            Some("paused") => '!',
+            _ => ' ',
+        };
+        let until = moment(lane.and_then(Lane::delivered_until));
+        let backlog = grouped(lane.map_or(0, |lane| lane.backlog_events));
+        let _memory_takes_it = write!(line, " │{mark}{until:>11} {backlog:>6}");
+    }
+    line
+}
+
+fn columns() -> [String; 2] {
+    let mut first = format!("{:<57}", "           org    source   read up to: everything");
+    let mut second = format!("{:<57}", "                           newest (tip)  (cursor)   caught up");
+    for destination in DESTINATIONS {
+        let _memory_takes_it = write!(first, " │ {:<18}", format!("{destination}: delivered"));
+        let _memory_takes_it = write!(second, " │ {:>11} {:>6}", "until", "waits");
+    }
+    first = first.trim_end().to_owned();
+    [first, second]
+}
+
+/// For a terminal: a block an org.
+fn table(status: Option<&Status>, seconds: f64) -> Vec<String> {
+    let Some(status) = status else {
+        return vec![String::new(), format!("{seconds:>6.1} s  the forwarder is not running")];
+    };
+    let mut lines = vec![String::new(), format!("{seconds:>6.1} s")];
+    for org in &status.orgs {
+        let share = org.read_share();
+        let full = (share * BAR_CELLS as f64) as usize;
+        lines.push(format!(
+            "{:<8} {:<24} tip {:>11}  cursor {:>11}  {}{} {:>3.0} %",
+            org.id,
+            state(&org.source.state, org.source.reason.as_deref()),
+            moment(org.tip()),
+            moment(org.cursor()),
+            "█".repeat(full),
+            "░".repeat(BAR_CELLS - full.min(BAR_CELLS)),
+            (share * 100.0).floor(),
+        ));
+        for lane in &org.lanes {
+            lines.push(format!(
+                "  {:<9}{:<22} delivered until {:>11}   {:>7} events wait",
+                lane.destination,
+                state(&lane.state, lane.reason.as_deref()),
+                moment(lane.delivered_until()),
+                grouped(lane.backlog_events),
+            ));
+        }
+    }
+    lines
+}
+
+fn state(state: &str, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!("{state} ({reason})"),
+        None => state.to_owned(),
+    }
+}
+
+/// Today as a time of day, before that as a date; UTC, 11 columns.
+fn moment(second: Option<i64>) -> String {
+    let at = second.and_then(|second| OffsetDateTime::from_unix_timestamp(second).ok());
+    let Some(at) = at else { return "–".to_owned() };
+    let today = crate::world::clock::WorldClock::system().now().div_euclid(86_400);
+    if at.unix_timestamp().div_euclid(86_400) == today {
+        format!("{:02}:{:02}:{:02}", at.hour(), at.minute(), at.second())
+    } else {
+        format!("{:02}-{:02} {:02}:{:02}", u8::from(at.month()), at.day(), at.hour(), at.minute())
+    }
+}
+
+/// `30,212`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        if let Some(line) = lines.last_mut() {
+            if used > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            line.push_str(word);
+        }
+        used += length;
+    }
+    lines
+}
