@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::cast::{ACME, BLITZ, CALM, DENSE, History, Live, ORGS, SHORTENED};
 use crate::forwarder::{Forwarder, Status};
 use crate::screen::{Screen, grouped};
-use crate::verdict;
+use crate::verdict::{self, Ended};
 use crate::world::World;
 use crate::world::ingestion;
 use crate::world::s3::proxy::{Fault, Scope};
@@ -20,7 +20,7 @@ use crate::world::setup::rule_of;
 use crate::world::verdict::Cut;
 
 /// How long any single thing may take that the story waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How often the forwarder is asked for its status.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -34,8 +34,15 @@ pub(crate) async fn play(binary: &Path, directory: &Path) -> anyhow::Result<bool
     introduce(&world, &mut screen)?;
 
     let forwarder = Forwarder::new(binary, &config, directory);
-    let mut play =
-        Play { world: &world, forwarder, screen, live: Live::new(), status: None, damage_told: false };
+    let mut play = Play {
+        world: &world,
+        forwarder,
+        screen,
+        live: Live::new(),
+        status: None,
+        damage_told: false,
+        caught_up_after: None,
+    };
     play.screen.begin();
     play.begins().await?;
     play.a_token_is_revoked().await?;
@@ -43,9 +50,16 @@ pub(crate) async fn play(binary: &Path, directory: &Path) -> anyhow::Result<bool
     play.the_forwarder_is_killed().await?;
     play.azure_comes_back().await?;
     play.the_source_falls_quiet().await?;
-    let Play { forwarder, mut screen, live, .. } = play;
-    screen.finish()?;
-    verdict::give(&world, &history, &live, &forwarder, &mut screen).await
+    let Play { forwarder, mut screen, live, status, caught_up_after, .. } = play;
+    screen.finish();
+    let ended = Ended {
+        last_status: status.unwrap_or_default(),
+        caught_up_after: caught_up_after.unwrap_or_default(),
+        took: screen.elapsed(),
+        peak_mib: forwarder.peak_mib(),
+        stragglers: live.stragglers_made,
+    };
+    verdict::give(&world, &history, &ended, &mut screen).await
 }
 
 fn introduce(world: &World, screen: &mut Screen) -> anyhow::Result<()> {
@@ -67,7 +81,9 @@ fn introduce(world: &World, screen: &mut Screen) -> anyhow::Result<()> {
          The forwarder copies everything to three destinations: sentinel (Azure), s3, and file (a folder).",
     )?;
     screen.say(SHORTENED)?;
-    screen.say("Figures are the forwarder's own (/api/status); times are UTC; ~ is a destination that waits, ! one that is paused.")?;
+    screen.say("The figures are the forwarder's own (/api/status), times are UTC. tip: the newest second read · cursor: everything before it is \
+         journaled · read: how much of the time since the start is · until: everything before it is delivered · waits: events \
+         journaled and not delivered yet · ~ the destination is waiting · ! it is paused")?;
     Ok(())
 }
 
@@ -78,6 +94,8 @@ struct Play<'a> {
     live: Live,
     status: Option<Status>,
     damage_told: bool,
+    /// When the thirty days were journaled, after the first start.
+    caught_up_after: Option<Duration>,
 }
 
 impl Play<'_> {
@@ -125,6 +143,8 @@ impl Play<'_> {
     async fn the_forwarder_is_killed(&mut self) -> anyhow::Result<()> {
         let status = self.status.clone().unwrap_or_default();
         let pid = self.forwarder.pid().unwrap_or_default();
+        // Their later looks must be over before the end.
+        self.live.no_more_stragglers();
         self.forwarder.kill();
         self.screen.act(
             '④',
@@ -167,7 +187,6 @@ impl Play<'_> {
         self.until("Azure has what waited for it", |status| status.backlog("sentinel") < 1_000).await?;
         self.screen
             .note(&format!("Azure has what had waited, after {:.1} s.", back.elapsed().as_secs_f64()))?;
-        self.live.no_more_stragglers();
         self.until("every org has caught up", Status::caught_up).await?;
         self.screen.note("Every org has caught up: there is no hole between its start and the present.")?;
         Ok(())
@@ -237,6 +256,9 @@ impl Play<'_> {
         self.live.tick(self.world);
         self.status = self.forwarder.status().await?;
         self.screen.show(self.status.as_ref())?;
+        if self.caught_up_after.is_none() && self.org(ACME).is_some_and(|org| org.read_share() >= 1.0) {
+            self.caught_up_after = Some(self.screen.elapsed());
+        }
         let damaged = self.org(BLITZ).map_or(0, |org| org.coverage.damaged);
         if damaged > 0 && !self.damage_told {
             self.damage_told = true;

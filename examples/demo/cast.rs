@@ -113,6 +113,8 @@ pub(crate) struct Live {
     owed: [f64; 3],
     running: bool,
     stragglers: bool,
+    /// Two bursts in one second could fill a page, and this demo has one such second on purpose.
+    last_burst: i64,
     /// The newest event that shows itself only after the regular polls have passed over its second.
     pub(crate) last_straggler: i64,
     pub(crate) stragglers_made: usize,
@@ -130,6 +132,7 @@ impl Live {
             owed: [0.0; 3],
             running: true,
             stragglers: true,
+            last_burst: i64::MIN,
             last_straggler: i64::MIN,
             stragglers_made: 0,
         }
@@ -147,6 +150,9 @@ impl Live {
             self.owed[number] += passed * RATES[number];
             while self.owed[number] >= 1.0 {
                 self.owed[number] -= 1.0;
+                if *org == BLITZ && std::mem::replace(&mut self.last_burst, now) == now {
+                    continue;
+                }
                 let count = if *org == BLITZ { 20 + self.chance.below(50) as usize } else { 1 };
                 let mut events = self.generators[number].burst(now, count);
                 if *org == ACME && self.stragglers && self.chance.one_in(12) {

@@ -3,20 +3,20 @@
 //! On a terminal a table at the bottom is drawn again and again; in a pipe the same figures come as plain lines of one width, one
 //! for each org, every other second.
 
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::cast::DESTINATIONS;
 use crate::forwarder::{Lane, Org, Status};
 
+/// Of paragraphs, and of the lines of figures in a pipe.
 const WIDTH: usize = 112;
 const LINES_EVERY: Duration = Duration::from_secs(2);
-const BAR_CELLS: usize = 20;
+const BAR_CELLS: usize = 8;
 
 pub(crate) struct Screen {
     begun: Instant,
@@ -25,13 +25,11 @@ pub(crate) struct Screen {
 }
 
 enum Form {
-    Terminal {
-        multi: MultiProgress,
-        rows: Vec<ProgressBar>,
-    },
+    /// Its message is the table; there from the first look on.
+    Terminal { table: Option<ProgressBar> },
     Pipe {
         shown: Option<Instant>,
-        /// Something else was printed since the columns were last named.
+        /// A new act has begun since the columns were last named.
         headless: bool,
     },
 }
@@ -40,10 +38,7 @@ impl Screen {
     pub(crate) fn new() -> Self {
         let terminal = io::stdout().is_terminal();
         let form = match terminal {
-            true => Form::Terminal {
-                multi: MultiProgress::with_draw_target(ProgressDrawTarget::stdout()),
-                rows: Vec::new(),
-            },
+            true => Form::Terminal { table: None },
             false => Form::Pipe { shown: None, headless: true },
         };
         let bold = terminal && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
@@ -61,6 +56,9 @@ impl Screen {
 
     /// Something happens to the forwarder.
     pub(crate) fn act(&mut self, sign: char, text: &str) -> io::Result<()> {
+        if let Form::Pipe { shown, headless } = &mut self.form {
+            (*shown, *headless) = (None, true);
+        }
         self.line("")?;
         let mut lines = wrapped(text, WIDTH - 11).into_iter();
         let first = format!("{:>6.1} s  {sign} {}", self.seconds(), lines.next().unwrap_or_default());
@@ -93,12 +91,8 @@ impl Screen {
 
     pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
         match &mut self.form {
-            Form::Terminal { multi, rows } if !rows.is_empty() => multi.println(line),
-            Form::Terminal { .. } => writeln!(io::stdout(), "{line}"),
-            Form::Pipe { headless, .. } => {
-                *headless = true;
-                writeln!(io::stdout(), "{line}")
-            }
+            Form::Terminal { table: Some(table) } => table.suspend(|| writeln!(io::stdout(), "{line}")),
+            _ => writeln!(io::stdout(), "{line}"),
         }
     }
 
@@ -106,13 +100,14 @@ impl Screen {
     pub(crate) fn show(&mut self, status: Option<&Status>) -> io::Result<()> {
         let seconds = self.seconds();
         match &mut self.form {
-            Form::Terminal { multi, rows } => {
-                for (number, text) in table(status, seconds).into_iter().enumerate() {
-                    if rows.len() <= number {
-                        let style = ProgressStyle::with_template("{msg}").map_err(io::Error::other)?;
-                        rows.push(multi.add(ProgressBar::new(1).with_style(style)));
-                    }
-                    rows[number].set_message(text);
+            Form::Terminal { table } => {
+                let text = blocks(status, seconds).join("\n");
+                if let Some(table) = table {
+                    table.set_message(text);
+                } else {
+                    let style = ProgressStyle::with_template("{msg}").map_err(io::Error::other)?;
+                    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+                    *table = Some(bar.with_style(style).with_message(text));
                 }
                 Ok(())
             }
@@ -142,12 +137,12 @@ impl Screen {
     }
 
     /// No more tables; what follows is plain text.
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
-        if let Form::Terminal { multi, rows } = &mut self.form {
-            rows.clear();
-            multi.clear()?;
+    pub(crate) fn finish(&mut self) {
+        if let Form::Terminal { table } = &mut self.form
+            && let Some(table) = table.take()
+        {
+            table.finish_and_clear();
         }
-        Ok(())
     }
 
     fn seconds(&self) -> f64 {
@@ -157,14 +152,14 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _nobody_may_look_any_more = self.finish();
+        self.finish();
     }
 }
 
 /// For a pipe: one line an org.
 fn plain(org: &Org, seconds: f64) -> String {
     let mut line = format!(
-        "{seconds:>6.1} s  {:<6} {:<8} {:>11}  {:>11}  {:>4.0} %",
+        "{seconds:>6.1} s  {:<5}  {:<7}  {:>11}  {:>11}  {:>4.0} %",
         org.id,
         org.source.state,
         moment(org.tip()),
@@ -180,44 +175,44 @@ fn plain(org: &Org, seconds: f64) -> String {
         };
         let until = moment(lane.and_then(Lane::delivered_until));
         let backlog = grouped(lane.map_or(0, |lane| lane.backlog_events));
-        let _memory_takes_it = write!(line, " │{mark}{until:>11} {backlog:>6}");
+        line.push_str(&format!(" │{mark}{until:>11} {backlog:>6}"));
     }
     line
 }
 
 fn columns() -> [String; 2] {
-    let mut first = format!("{:<57}", "           org    source   read up to: everything");
-    let mut second = format!("{:<57}", "                           newest (tip)  (cursor)   caught up");
+    let mut first = format!("{:<56}", "");
+    let mut second =
+        format!("{:<11}{:<5}  {:<7}  {:>11}  {:>11}  {:>6}", "", "org", "source", "tip", "cursor", "read");
     for destination in DESTINATIONS {
-        let _memory_takes_it = write!(first, " │ {:<18}", format!("{destination}: delivered"));
-        let _memory_takes_it = write!(second, " │ {:>11} {:>6}", "until", "waits");
+        first.push_str(&format!(" │ {destination:<18}"));
+        second.push_str(&format!(" │ {:>11} {:>6}", "until", "waits"));
     }
-    first = first.trim_end().to_owned();
-    [first, second]
+    [first.trim_end().to_owned(), second]
 }
 
-/// For a terminal: a block an org.
-fn table(status: Option<&Status>, seconds: f64) -> Vec<String> {
+/// For a terminal: a block an org, 80 columns wide.
+fn blocks(status: Option<&Status>, seconds: f64) -> Vec<String> {
     let Some(status) = status else {
         return vec![String::new(), format!("{seconds:>6.1} s  the forwarder is not running")];
     };
     let mut lines = vec![String::new(), format!("{seconds:>6.1} s")];
     for org in &status.orgs {
         let share = org.read_share();
-        let full = (share * BAR_CELLS as f64) as usize;
+        let full = ((share * BAR_CELLS as f64) as usize).min(BAR_CELLS);
         lines.push(format!(
-            "{:<8} {:<24} tip {:>11}  cursor {:>11}  {}{} {:>3.0} %",
+            "{:<6} {:<21} tip {:>11}  cursor {:>11}  {}{} {:>3.0} %",
             org.id,
             state(&org.source.state, org.source.reason.as_deref()),
             moment(org.tip()),
             moment(org.cursor()),
             "█".repeat(full),
-            "░".repeat(BAR_CELLS - full.min(BAR_CELLS)),
+            "░".repeat(BAR_CELLS - full),
             (share * 100.0).floor(),
         ));
         for lane in &org.lanes {
             lines.push(format!(
-                "  {:<9}{:<22} delivered until {:>11}   {:>7} events wait",
+                "  {:<9}{:<17} delivered until {:>11}  {:>7} events wait",
                 lane.destination,
                 state(&lane.state, lane.reason.as_deref()),
                 moment(lane.delivered_until()),

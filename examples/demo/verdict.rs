@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cast::{BLITZ, DENSE, DESTINATIONS, History, Live, ORGS};
-use crate::forwarder::Forwarder;
+use crate::cast::{BLITZ, DENSE, DESTINATIONS, History, ORGS};
+use crate::forwarder::Status;
 use crate::screen::{Screen, grouped};
 use crate::world::World;
 use crate::world::setup::rule_of;
@@ -19,15 +19,24 @@ const PAGE: usize = 100;
 /// A chunk, and so a request to Azure, has at most so many.
 const ROWS_OF_A_REQUEST_MAX: u64 = 1_000;
 
+/// How the story ended.
+pub(crate) struct Ended {
+    /// The forwarder's, before it was asked to end.
+    pub(crate) last_status: Status,
+    pub(crate) caught_up_after: Duration,
+    pub(crate) took: Duration,
+    pub(crate) peak_mib: f64,
+    /// Events that showed themselves late.
+    pub(crate) stragglers: usize,
+}
+
 /// Counts, tells, and answers whether all is in order.
 pub(crate) async fn give(
     world: &World,
     history: &History,
-    live: &Live,
-    forwarder: &Forwarder,
+    ended: &Ended,
     screen: &mut Screen,
 ) -> anyhow::Result<bool> {
-    let took = screen.elapsed();
     screen.line("")?;
     screen.say("Now everything is counted, by a checker that shares no code with the forwarder: source against table, bucket and folder.")?;
     let bucket = world.archive().await;
@@ -44,6 +53,11 @@ pub(crate) async fn give(
         ));
         if org == BLITZ && !damaged.contains(&history.dense_second) {
             wrong.push(format!("{BLITZ}: the second of {DENSE} events was not declared damaged"));
+        }
+        let said = ended.last_status.org(org).map_or(0, |org| org.coverage.damaged);
+        if usize::try_from(said) != Ok(damaged.len()) {
+            wrong
+                .push(format!("{org}: its status says {said} damaged seconds, its claims {}", damaged.len()));
         }
         let expect = Expect { as_of: world.clock.now(), damaged, ..Expect::default() };
         for destination in DESTINATIONS {
@@ -66,13 +80,17 @@ pub(crate) async fn give(
         }
     }
     table(&rows, screen)?;
-    footnotes(&rows, &bucket, history, live, screen)?;
+    footnotes(&rows, &bucket, history, ended, screen)?;
     requests(world, screen)?;
     screen.line(&format!(
         "Memory        the forwarder had at most {:.1} MiB resident (VmHWM)",
-        forwarder.peak_mib()
+        ended.peak_mib
     ))?;
-    screen.line(&format!("Time          {}", spoken(took)))?;
+    screen.line(&format!(
+        "Time          {:.1} s; acme's 30 days were journaled after {:.1} s, the paused token and the kill included",
+        ended.took.as_secs_f64(),
+        ended.caught_up_after.as_secs_f64()
+    ))?;
     screen.line("Left behind   .demo/archive (the folder's files; zcat shows them), .demo/config, .demo/state, .demo/forwarder-*.log")?;
     screen.line("")?;
     last_line(&rows, &wrong, screen)?;
@@ -136,7 +154,7 @@ fn footnotes(
     rows: &[Row],
     bucket: &Archive,
     history: &History,
-    live: &Live,
+    ended: &Ended,
     screen: &mut Screen,
 ) -> anyhow::Result<()> {
     let mut unread = Vec::new();
@@ -157,7 +175,7 @@ fn footnotes(
     )?;
     screen.line(&format!(
         "Late          {late} events were found by a later look; {} had shown themselves late",
-        live.stragglers_made
+        ended.stragglers
     ))?;
     Ok(())
 }
@@ -179,7 +197,8 @@ fn requests(world: &World, screen: &mut Screen) -> anyhow::Result<()> {
 
 fn last_line(rows: &[Row], wrong: &[String], screen: &mut Screen) -> anyhow::Result<()> {
     if wrong.is_empty() {
-        let of = |destination: &'static str| rows.iter().filter(move |row| row.report.destination == destination);
+        let of =
+            |destination: &'static str| rows.iter().filter(move |row| row.report.destination == destination);
         let events: usize = of("s3").map(|row| row.report.due).sum();
         let extras: usize = of("sentinel").map(|row| row.report.removable).sum();
         screen.say(&format!(
@@ -248,8 +267,4 @@ fn extras_bound(world: &World, org: &str) -> u64 {
 fn claims(archive: &Archive, org: &str) -> usize {
     let folder = format!("_chain/org={org}/");
     archive.files.keys().filter(|name| name.starts_with(&folder)).count()
-}
-
-fn spoken(time: Duration) -> String {
-    format!("{:.0} s from the first start to the last event delivered", time.as_secs_f64())
 }
