@@ -214,7 +214,7 @@ impl Collector {
     async fn collect(&mut self, until: Until) {
         self.say_coverage();
         self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
-        if let Some(wait) = self.forbidden.extra_try(self.clock.now()) {
+        if let Some(wait) = self.extra_try().await {
             self.report.source().waiting(
                 WaitReason::Backoff,
                 None,
@@ -411,7 +411,7 @@ impl Collector {
         if !reading.timeless.is_empty() {
             pages.extend(self.journal.tally(id, TIMELESS_MINUTE, TIMELESS_MINUTE + 1).await?);
         }
-        for at in &reading.damaged {
+        for at in reading.damaged.iter().filter(|at| !self.state.coverage.is_damaged(**at)) {
             tracing::error!(org = %id, second = %at, "a second is too dense to be proven whole: it is marked damaged, and what was read of it is kept");
         }
 
@@ -466,18 +466,11 @@ impl Collector {
                 metrics.lateness.observe((now - at) as f64);
             }
         }
-        let anomalies: [(&str, fn(&New) -> bool); 4] = [
-            ("unknown_field", |new| new.odd.unknown_field),
-            ("missing_field", |new| new.odd.missing_field),
-            ("bad_type", |new| new.odd.bad_type),
-            ("implausible_time", |new| new.odd.implausible_time),
-        ];
-        for (name, has) in anomalies {
-            let count = new.iter().filter(|new| has(new)).count();
-            if count > 0 {
-                metrics.anomaly(name, count as u64);
-            }
-        }
+        let count = |has: fn(&New) -> bool| new.iter().filter(|new| has(new)).count() as u64;
+        metrics.anomaly("unknown_field", count(|new| new.odd.unknown_field));
+        metrics.anomaly("missing_field", count(|new| new.odd.missing_field));
+        metrics.anomaly("bad_type", count(|new| new.odd.bad_type));
+        metrics.anomaly("implausible_time", count(|new| new.odd.implausible_time));
     }
 
     /// Commits, and continues from what was committed; after a refusal, from what is there.
@@ -671,10 +664,21 @@ impl Collector {
         let begun = Instant::now();
         while begun.elapsed() < wait {
             sleep(SECRET_LOOK.min(wait)).await;
-            if self.client.tokens_changed() && self.forbidden.extra_try(self.clock.now()).is_none() {
+            if self.client.tokens_changed() && self.extra_try().await.is_none() {
                 return;
             }
         }
+    }
+
+    /// Whether the source may be asked out of turn after a 403; if not, how long until its turn.
+    async fn extra_try(&mut self) -> Option<Duration> {
+        let known = self.forbidden.clone();
+        let wait = self.forbidden.extra_try(self.clock.now());
+        if self.forbidden != known {
+            // Kept before the try, so that a crash loop cannot hammer.
+            self.forbidden.save(&*self.journal, &self.settings.id).await;
+        }
+        wait
     }
 }
 
@@ -772,6 +776,10 @@ impl Forbidden {
 
     async fn refused(&mut self, now: Second, journal: &dyn Journal, id: &crate::event::OrgId) {
         self.last = Some(now);
+        self.save(journal, id).await;
+    }
+
+    async fn save(&self, journal: &dyn Journal, id: &crate::event::OrgId) {
         let note = serde_json::to_vec(self).ok();
         if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, note).await {
             tracing::warn!(org = %id, %error, "cannot keep when the source was last refused");

@@ -76,6 +76,11 @@ impl Coverage {
         edge
     }
 
+    /// Whether a second was read and could not be proven whole.
+    pub fn is_damaged(&self, at: Second) -> bool {
+        self.spans.iter().any(|span| span.damaged && span.from <= at && at < span.until)
+    }
+
     pub fn damaged_seconds(&self) -> i64 {
         self.spans.iter().filter(|span| span.damaged).map(|span| span.until - span.from).sum()
     }

@@ -167,10 +167,15 @@ impl Client {
         let mut tried_other = false;
         loop {
             let answer = self.exchange(path, &token, urgency).await?;
+            if answer.status == 403 {
+                // Remembered, so that a token that was replaced is tried at once.
+                self.tokens.all_refused();
+            }
             if answer.status != 401 {
                 return self.meaning(answer);
             }
             let other = if tried_other { None } else { self.tokens.other() };
+            self.metrics.credential_refresh("source", other.is_some());
             match other {
                 Some(other) => {
                     tried_other = true;

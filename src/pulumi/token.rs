@@ -54,7 +54,7 @@ impl Tokens {
         None
     }
 
-    /// Both were refused: remember what they were, so that a change can be seen.
+    /// No token helps: remember what they are, so that a change can be seen. They are read anew at the next use.
     pub fn all_refused(&mut self) {
         self.current = None;
         self.refused = Some(self.fingerprints());
