@@ -81,9 +81,8 @@ fn introduce(world: &World, screen: &mut Screen) -> anyhow::Result<()> {
          The forwarder copies everything to three destinations: sentinel (Azure), s3, and file (a folder).",
     )?;
     screen.say(SHORTENED)?;
-    screen.say("The figures are the forwarder's own (/api/status), times are UTC. tip: the newest second read · cursor: everything before it is \
-         journaled · read: how much of the time since the start is · until: everything before it is delivered · waits: events \
-         journaled and not delivered yet · ~ the destination is waiting · ! it is paused")?;
+    screen.line("")?;
+    screen.legend()?;
     Ok(())
 }
 
@@ -172,8 +171,8 @@ impl Play<'_> {
         self.screen.act(
             '⑤',
             &format!(
-                "Azure comes back, with {} events waiting for it. It stores the first upload of each org and its answers are lost; \
-                 the next object stored in S3 loses its reply too.",
+                "Azure comes back, with {} events waiting for it. The answer to each org's first upload is lost after Azure has \
+                 stored it, and so is S3's reply to the next object.",
                 grouped(waiting)
             ),
         )?;

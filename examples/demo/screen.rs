@@ -4,6 +4,7 @@
 //! for each org, every other second.
 
 use std::io::{self, IsTerminal, Write};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,8 +14,10 @@ use tokio::time::Instant;
 use crate::cast::DESTINATIONS;
 use crate::forwarder::{Lane, Org, Status};
 
-/// Of paragraphs, and of the lines of figures in a pipe.
+/// Of paragraphs, where the terminal is not narrower.
 const WIDTH: usize = 112;
+/// What stands before the text of an act.
+const INDENT: usize = 11;
 const LINES_EVERY: Duration = Duration::from_secs(2);
 const BAR_CELLS: usize = 8;
 
@@ -22,6 +25,7 @@ pub(crate) struct Screen {
     begun: Instant,
     form: Form,
     bold: bool,
+    width: usize,
 }
 
 enum Form {
@@ -42,7 +46,21 @@ impl Screen {
             false => Form::Pipe { shown: None, headless: true },
         };
         let bold = terminal && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-        Self { begun: Instant::now(), form, bold }
+        let width = if terminal { terminal_width().unwrap_or(80).clamp(60, WIDTH) } else { WIDTH };
+        Self { begun: Instant::now(), form, bold, width }
+    }
+
+    /// What the figures mean; they are the forwarder's own.
+    pub(crate) fn legend(&mut self) -> io::Result<()> {
+        self.say("The figures come from the forwarder's own /api/status; times are UTC.")?;
+        self.line("  tip     the newest second that was read")?;
+        self.line("  cursor  everything before it is journaled, from the org's start on")?;
+        if matches!(self.form, Form::Pipe { .. }) {
+            self.line("  read    how much of the time between start and tip is journaled")?;
+            self.line("  until   everything before it is delivered there")?;
+            self.line("  waits   events that are journaled and not delivered there yet; ~ the destination waits, ! it is paused")?;
+        }
+        Ok(())
     }
 
     /// Time is counted from here.
@@ -60,7 +78,7 @@ impl Screen {
             (*shown, *headless) = (None, true);
         }
         self.line("")?;
-        let mut lines = wrapped(text, WIDTH - 11).into_iter();
+        let mut lines = wrapped(text, self.width - INDENT).into_iter();
         let first = format!("{:>6.1} s  {sign} {}", self.seconds(), lines.next().unwrap_or_default());
         let rest = lines.map(|line| format!("           {line}"));
         for line in std::iter::once(first).chain(rest) {
@@ -72,7 +90,7 @@ impl Screen {
 
     /// What came of it.
     pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
-        for (number, line) in wrapped(text, WIDTH - 11).into_iter().enumerate() {
+        for (number, line) in wrapped(text, self.width - INDENT).into_iter().enumerate() {
             match number {
                 0 => self.line(&format!("{:>6.1} s    {line}", self.seconds()))?,
                 _ => self.line(&format!("            {line}"))?,
@@ -83,7 +101,7 @@ impl Screen {
 
     /// A paragraph.
     pub(crate) fn say(&mut self, text: &str) -> io::Result<()> {
-        for line in wrapped(text, WIDTH) {
+        for line in wrapped(text, self.width) {
             self.line(&line)?;
         }
         Ok(())
@@ -242,12 +260,19 @@ fn moment(second: Option<i64>) -> String {
     }
 }
 
+/// Columns of the terminal, as `stty` tells them.
+fn terminal_width() -> Option<usize> {
+    let size =
+        Command::new("stty").arg("size").stderr(Stdio::null()).stdin(Stdio::inherit()).output().ok()?;
+    String::from_utf8(size.stdout).ok()?.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// `30,212`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -168,13 +168,12 @@ fn footnotes(
     ))?;
     let extras: usize = rows.iter().map(|row| row.report.removable).sum();
     screen.line(&format!(
-        "Extra rows    {extras} in Azure, each with the EventKey_s of a row that is there: readers remove them by it. Bound: sends"
+        "Extra rows    {extras} in Azure, each with the EventKey_s of a row that is there: readers remove them by it. Bound: requests that"
     ))?;
-    screen.line(
-        "              that Azure stored without the forwarder having noted an answer × rows of a request",
-    )?;
+    screen.line("              Azure may have stored without the forwarder noting the answer (those whose answer was lost; one for")?;
+    screen.line("              the outage and one for the kill) × 1,000 rows")?;
     screen.line(&format!(
-        "Late          {late} events were found by a later look; {} had shown themselves late",
+        "Late          {} events showed themselves 13 to 17 s after they happened; the later look found {late}",
         ended.stragglers
     ))?;
     Ok(())
