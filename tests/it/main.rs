@@ -8,7 +8,9 @@ mod world;
 #[path = "world.rs"]
 mod the_world;
 
+mod commands;
 mod delivery;
+mod endpoints;
 mod forwarder;
 mod ingesting;
 mod killed;
