@@ -304,9 +304,11 @@ impl Collector {
     }
 
     /// Asks for the newest second, to learn the service's time before the first window is planned with it: a window of a wrong local
-    /// time would cover a future that has not happened.
+    /// time would cover a future that has not happened. Also when nothing has been asked for a while: a date that lies before
+    /// everything to be read leaves nothing to ask, and would be believed for ever.
     async fn learn_time(&mut self) -> Result<(), Failed> {
-        if self.client.dated() || self.undated {
+        let known = self.client.dated() || self.undated;
+        if known && self.client.heard_within(2 * self.settings.source.poll_interval) {
             return Ok(());
         }
         let answer = self.client.check().await;
@@ -431,7 +433,10 @@ impl Collector {
         let mut append = self.empty_append();
         let before = self.summary(&append);
         append.coverage.cover(window, now, &self.policy.rescan_after, &reading.damaged);
-        append.tally_floor = self.policy.tally_floor(&append.coverage, self.state.tally_floor, append.now);
+        if let Some(start) = append.start {
+            let known = self.state.tally_floor;
+            append.tally_floor = self.policy.tally_floor(&append.coverage, known, start, append.now);
+        }
         let after = Summary { coverage: append.coverage.spans().to_vec(), ..before.clone() };
 
         let seen = (reading.events.len() + reading.timeless.len()) as u64;

@@ -58,14 +58,22 @@ pub struct Policy {
 const TALLY_KEPT_SECONDS: i64 = 48 * 3_600;
 
 impl Policy {
-    /// Event time below which tallies may go: settled, and far behind the tip and `local`, the local time. Never moves back.
+    /// Event time below which tallies may go: journaled without a hole since `start`, settled, and far behind the tip and `local`,
+    /// the local time. Never moves back.
     ///
-    /// *Why the local time too:* a tip that ran ahead with a wrong date is taken back once the date is right again, a floor cannot
-    /// be. It moves where two clocks agree.
-    pub fn tally_floor(&self, coverage: &Coverage, known: Option<Second>, local: Second) -> Option<Second> {
+    /// *Why a hole holds it:* what a corrected time took back was read before, and is compared when it is read again. *Why the local
+    /// time does:* a tip that ran ahead with a wrong date is taken back once the date is right again, a floor cannot be. It moves
+    /// where two clocks agree.
+    pub fn tally_floor(
+        &self,
+        coverage: &Coverage,
+        known: Option<Second>,
+        start: Second,
+        local: Second,
+    ) -> Option<Second> {
         let tip = coverage.tip()?.min(local);
         let settled = coverage.settled_until(&self.rescan_after, known)?;
-        let floor = settled.min(tip - TALLY_KEPT_SECONDS - self.overlap);
+        let floor = settled.min(coverage.cursor(start)).min(tip - TALLY_KEPT_SECONDS - self.overlap);
         Some(known.map_or(floor, |known| known.max(floor)))
     }
 

@@ -78,6 +78,11 @@ async fn a_date_that_lies_before_everything_compared_loses_and_doubles_nothing()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_date_that_lies_before_the_start_is_not_believed_for_ever() {
+    wrong_for(6 * HOUR, DateHeader::Shifted(-3650 * DAY)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn missing_and_garbled_dates_are_no_dates() {
     wrong_for(6 * HOUR, DateHeader::Absent).await;
     wrong_for(6 * HOUR, DateHeader::Raw("yesterday".into())).await;
@@ -87,7 +92,7 @@ async fn missing_and_garbled_dates_are_no_dates() {
 async fn a_service_that_moves_a_day_ahead_for_good_is_followed() {
     let mut simulation = Simulation::of(&["acme"]).with_sentinel();
     let moved = BEGIN + 2 * DAY;
-    simulation.add("acme", events(3, BEGIN, moved));
+    simulation.add("acme", Generator::seeded(3).background(BEGIN, moved, 12.0));
     // From then on the service's events carry its new time.
     let later = Generator::seeded(4).background(moved + DAY, moved + 2 * DAY, 12.0);
     simulation
