@@ -20,4 +20,5 @@ mod reading;
 mod referees;
 mod sameness;
 mod secrets;
+mod simulated;
 mod storing;
