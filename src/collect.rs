@@ -115,6 +115,7 @@ pub struct Collector {
     /// The service answered without a date.
     undated: bool,
     last_head: Option<Second>,
+    last: Option<Kind>,
     last_background: Option<Kind>,
     /// In a row.
     failures: u32,
@@ -197,6 +198,7 @@ impl Collector {
             width: Width::default(),
             undated: false,
             last_head: None,
+            last: None,
             last_background: None,
             failures: 0,
             throttles: 0,
@@ -266,6 +268,7 @@ impl Collector {
             last_head: self.last_head,
             tally_floor: self.state.tally_floor,
             width: self.width.seconds(),
+            last: self.last,
             last_background: self.last_background,
             journal_half_full: half_full,
         };
@@ -566,6 +569,7 @@ impl Collector {
         self.report.source().ok();
         self.forbidden.clear(&*self.journal, &self.settings.id).await;
         self.metrics.last_successful_sweep.set(self.clock.now().0 as f64);
+        self.last = Some(kind);
         match kind {
             Kind::Head => {
                 self.last_head = Some(now);
