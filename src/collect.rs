@@ -27,7 +27,6 @@ use crate::journal::{Append, Journal, JournalError, OrgState, TIMELESS_MINUTE, W
 use crate::metrics::OrgMetrics;
 use crate::pulumi::budget::Urgency;
 use crate::pulumi::client::{Client, SourceError};
-use crate::pulumi::wire::Query;
 use crate::report::{CoverageFigures, OrgReport};
 use crate::retry;
 
@@ -113,6 +112,8 @@ pub struct Collector {
     clock: Clock,
     limits: Limits,
     width: Width,
+    /// The service answered without a date.
+    undated: bool,
     last_head: Option<Second>,
     last_background: Option<Kind>,
     /// In a row.
@@ -194,6 +195,7 @@ impl Collector {
             clock: parts.clock,
             limits: Limits::default(),
             width: Width::default(),
+            undated: false,
             last_head: None,
             last_background: None,
             failures: 0,
@@ -288,35 +290,42 @@ impl Collector {
 
     /// The beginning of collection; fixed and committed at the first answer that carries a `Date` when it is to be "now".
     async fn start(&mut self) -> Result<Second, Failed> {
-        let wanted = match (self.settings.start, self.state.start) {
-            (Start::Now, Some(known)) => return Ok(known),
-            (Start::At(wanted), Some(known)) if wanted >= known => return Ok(known),
-            (Start::At(wanted), _) => wanted,
-            (Start::Now, None) => {
-                let now = self.client.now();
-                let asked = Query { after: now - 2, before: now - 1, token: None, kind: None };
-                let answer = self.client.page(&asked, Urgency::Present).await;
-                if !self.client.dated() {
-                    answer?;
-                    tracing::warn!(org = %self.settings.id, "the service sends no date: the local clock decides where collection starts");
-                } else if let Err(refused) = answer {
-                    self.commit_start(self.client.now()).await?;
-                    return Err(refused.into());
-                }
-                self.client.now()
+        let answer = self.learn_time().await;
+        let start = match (self.settings.start, self.state.start) {
+            (Start::Now, Some(known)) => known,
+            (Start::At(wanted), Some(known)) if wanted >= known => known,
+            (Start::At(wanted), _) => self.commit_start(wanted).await?,
+            (Start::Now, None) if self.client.dated() || answer.is_ok() => {
+                self.commit_start(self.client.now()).await?
             }
+            (Start::Now, None) => Second::default(),
         };
-        self.commit_start(wanted).await?;
-        Ok(wanted)
+        answer.map(|()| start)
     }
 
-    async fn commit_start(&mut self, start: Second) -> Result<(), Failed> {
+    /// Asks for the newest second, to learn the service's time before the first window is planned with it: a window of a wrong local
+    /// time would cover a future that has not happened. Also when nothing has been asked for a while: a date that lies before
+    /// everything to be read leaves nothing to ask, and would be believed for ever.
+    async fn learn_time(&mut self) -> Result<(), Failed> {
+        let known = self.client.dated() || self.undated;
+        if known && self.client.heard_within(2 * self.settings.source.poll_interval) {
+            return Ok(());
+        }
+        let answer = self.client.check().await;
+        if answer.is_ok() && !self.client.dated() {
+            tracing::warn!(org = %self.settings.id, "the service sends no date: the local clock decides what time it is");
+            self.undated = true;
+        }
+        Ok(answer?)
+    }
+
+    async fn commit_start(&mut self, start: Second) -> Result<Second, JournalError> {
         let mut append = self.empty_append();
         append.start = Some(start);
         self.append(append).await?;
         tracing::info!(org = %self.settings.id, start = %start, "collection starts");
         self.say_coverage();
-        Ok(())
+        Ok(start)
     }
 
     /// After the service's time was corrected: what lies beyond it cannot have been read.
@@ -328,7 +337,9 @@ impl Collector {
             return Ok(());
         }
         let mut append = self.empty_append();
-        append.coverage.take_back(now.max(start));
+        let floor = append.tally_floor;
+        // What lies below the floor was read, and could not be compared if it were read again.
+        append.coverage.take_back(now.max(start).max(floor.unwrap_or(start)), floor);
         self.append(append).await?;
         self.say_coverage();
         Ok(())
@@ -355,9 +366,13 @@ impl Collector {
                     refused @ (SourceError::TooHeavy(_) | SourceError::BadRequest { .. }),
                 )) => {
                     let Some(halves) = window.halves() else { return Err(Failed::Source(refused)) };
-                    self.failures = self.failures.saturating_add(1);
                     self.report.source().waiting(WaitReason::Backoff, None, &refused.to_string());
-                    sleep(retry::backoff(self.failures, fastrand::f64())).await;
+                    // A service under load is given time. One that finds the request wrong is not helped by it, and a person would
+                    // hear of it only after many minutes.
+                    if matches!(refused, SourceError::TooHeavy(_)) {
+                        self.failures = self.failures.saturating_add(1);
+                        sleep(retry::backoff(self.failures, fastrand::f64())).await;
+                    }
                     Some(halves)
                 }
                 Err(failed) => return Err(failed),
@@ -418,7 +433,10 @@ impl Collector {
         let mut append = self.empty_append();
         let before = self.summary(&append);
         append.coverage.cover(window, now, &self.policy.rescan_after, &reading.damaged);
-        append.tally_floor = self.policy.tally_floor(&append.coverage, self.state.tally_floor);
+        if let Some(start) = append.start {
+            let known = self.state.tally_floor;
+            append.tally_floor = self.policy.tally_floor(&append.coverage, known, start, append.now);
+        }
         let after = Summary { coverage: append.coverage.spans().to_vec(), ..before.clone() };
 
         let seen = (reading.events.len() + reading.timeless.len()) as u64;
@@ -570,7 +588,7 @@ impl Collector {
             tip: coverage.tip().or(start),
             holes_seconds,
             damaged_seconds: coverage.damaged_seconds(),
-            unsettled_seconds: coverage.unsettled_seconds(&self.policy.rescan_after),
+            unsettled_seconds: coverage.unsettled_seconds(&self.policy.rescan_after, self.state.tally_floor),
         });
         self.journaled.send_replace(Journaled { next: self.state.next, cursor });
     }

@@ -58,11 +58,22 @@ pub struct Policy {
 const TALLY_KEPT_SECONDS: i64 = 48 * 3_600;
 
 impl Policy {
-    /// Event time below which tallies may go: settled, and far behind the tip. Never moves back.
-    pub fn tally_floor(&self, coverage: &Coverage, known: Option<Second>) -> Option<Second> {
-        let tip = coverage.tip()?;
-        let settled = coverage.settled_until(&self.rescan_after)?;
-        let floor = settled.min(tip - TALLY_KEPT_SECONDS - self.overlap);
+    /// Event time below which tallies may go: journaled without a hole since `start`, settled, and far behind the tip and `local`,
+    /// the local time. Never moves back.
+    ///
+    /// *Why a hole holds it:* what a corrected time took back was read before, and is compared when it is read again. *Why the local
+    /// time does:* a tip that ran ahead with a wrong date is taken back once the date is right again, a floor cannot be. It moves
+    /// where two clocks agree.
+    pub fn tally_floor(
+        &self,
+        coverage: &Coverage,
+        known: Option<Second>,
+        start: Second,
+        local: Second,
+    ) -> Option<Second> {
+        let tip = coverage.tip()?.min(local);
+        let settled = coverage.settled_until(&self.rescan_after, known)?;
+        let floor = settled.min(coverage.cursor(start)).min(tip - TALLY_KEPT_SECONDS - self.overlap);
         Some(known.map_or(floor, |known| known.max(floor)))
     }
 
@@ -139,11 +150,9 @@ fn head(situation: &Situation<'_>, policy: &Policy) -> Option<Window> {
 }
 
 fn look(situation: &Situation<'_>, policy: &Policy) -> (Option<Window>, Option<Second>) {
-    match situation.coverage.look(situation.now, &policy.rescan_after, situation.width) {
-        Look::Due(window) => {
-            let window = above_floor(window, situation, window.until);
-            ((!window.is_empty()).then_some(window), None)
-        }
+    let Situation { coverage, now, width, tally_floor, .. } = *situation;
+    match coverage.look(now, &policy.rescan_after, width, tally_floor) {
+        Look::Due(window) => (Some(window), None),
         Look::At(at) => (None, Some(at)),
         Look::Nothing => (None, None),
     }

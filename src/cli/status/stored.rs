@@ -133,7 +133,7 @@ impl Figures {
             coverage: CoverageStatus {
                 holes: start.map_or(0, |start| coverage.holes(start).iter().map(|hole| hole.seconds()).sum()),
                 damaged: coverage.damaged_seconds(),
-                unsettled: coverage.unsettled_seconds(ages),
+                unsettled: coverage.unsettled_seconds(ages, state.tally_floor),
             },
         }
     }
