@@ -29,7 +29,7 @@ const CALM_DAYS: i64 = 7;
 
 /// What the demo changes of the defaults, in its own words.
 pub(crate) const SHORTENED: &str = "To fit into a minute, the intervals are shortened: a poll every 2 s (default 5 min), 10 s of overlap (15 min), \
-     one later look after 20 s (1 h, 6 h and 24 h), and a request budget of 30 a second for acme (2).";
+     one later look after 20 s (1 h, 6 h and 24 h), and a request budget of 20 a second for acme (2).";
 const INTERVALS: &str = "poll_interval = \"2s\"\noverlap = \"10s\"\nrescan_after = [\"20s\"]\n";
 
 /// What each org's log held before the forwarder came.
@@ -70,7 +70,7 @@ impl History {
             setup
         };
         let setups =
-            vec![setup(ACME, acme_from, 30), setup(BLITZ, blitz_from, 60), setup(CALM, calm_from, 30)];
+            vec![setup(ACME, acme_from, 20), setup(BLITZ, blitz_from, 60), setup(CALM, calm_from, 30)];
         Self { dense_second, setups }
     }
 
