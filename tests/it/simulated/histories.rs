@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::simulation::{BEGIN, DAY, HOUR, MINUTE, Simulation};
+use super::simulation::{BEGIN, HOUR, MINUTE, Simulation};
 use super::wire::{AZURE, ENTRA, PULUMI};
 use crate::world::chance::Chance;
 use crate::world::ingestion;
@@ -20,7 +20,7 @@ use crate::world::truth::Expect;
 use crate::world::verdict::{Cut, RetryAfter};
 
 /// Histories of an ordinary run, over all tests here together.
-const SEEDS: u64 = 104;
+const SEEDS: u64 = 100;
 
 fn behaviour(chance: &mut Chance, lower: Bound, upper: Bound) -> Behaviour {
     Behaviour {
@@ -66,11 +66,11 @@ impl History {
         let mut chance = Chance::seeded(seed);
         let behaviour = behaviour(&mut chance, lower, upper);
         let mut simulation = Simulation::seeded(&["acme"], seed, &behaviour).with_sentinel();
-        let poll = *chance.pick(&["1m", "5m", "15m"]);
+        let poll = *chance.pick(&["2m", "5m", "15m"]);
         let overlap = *chance.pick(&["0s", "2m", "15m"]);
         let settle = *chance.pick(&["0s", "0s", "90s"]);
         simulation.setup("acme").source = format!(
-            "poll_interval = {poll:?}\noverlap = {overlap:?}\nsettle = {settle:?}\nrescan_after = [\"20m\", \"2h\", \"8h\"]\n"
+            "poll_interval = {poll:?}\noverlap = {overlap:?}\nsettle = {settle:?}\nrescan_after = [\"20m\", \"1h\", \"4h\"]\n"
         );
         let renames = chance.one_in(2);
         History { simulation, chance, renames, running: false }
@@ -101,7 +101,7 @@ impl History {
         let late_one_in = *chance.pick(&[2, 5, 50]);
         for event in &mut events {
             if chance.one_in(late_one_in) {
-                let most = *chance.pick(&[60, 900, 8 * 3_600]);
+                let most = *chance.pick(&[60, 900, 4 * 3_600]);
                 event.visible_at = event.timestamp + chance.below(most) as i64;
             }
         }
@@ -128,7 +128,7 @@ impl History {
                     }
                     self.running = false;
                 }
-                let absence = *chance.pick(&[1, 600, 3 * HOUR, 20 * HOUR]);
+                let absence = *chance.pick(&[1, 600, 2 * HOUR, 12 * HOUR]);
                 simulation.pass(absence).await;
             }
             2 => {
@@ -159,17 +159,17 @@ impl History {
     }
 
     async fn run(mut self) {
-        let until = BEGIN + 2 * DAY;
+        let until = BEGIN + 30 * HOUR;
         self.fill_log(until);
         while self.simulation.now() < until {
             self.happen().await;
-            let quiet = 60 + self.chance.below(6 * 3_600) as i64;
+            let quiet = 60 + self.chance.below(4 * 3_600) as i64;
             self.simulation.pass(quiet).await;
         }
         self.simulation.pulumi.org("acme").clear_faults();
         self.simulation.azure.clear_faults();
         // The last look, its batch, the longest wait that a 429 may have asked for, and the draining.
-        self.simulation.pass(8 * HOUR + 2 * HOUR + HOUR + HOUR).await;
+        self.simulation.pass(4 * HOUR + HOUR + HOUR + HOUR).await;
         let damaged = self.simulation.damaged("acme").await;
         let expect = Expect { damaged, ..Expect::default() };
         self.simulation.assert_complete_but("acme", &expect);

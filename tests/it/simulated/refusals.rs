@@ -37,8 +37,6 @@ async fn a_403_is_tried_once_in_a_quarter_of_an_hour_until_the_secret_changes() 
     assert_eq!(simulation.source("acme"), ("ok", String::new()), "a changed secret is tried at once");
     simulation.pass(5 * MINUTE).await;
     simulation.assert_complete("acme", BEGIN + DAY);
-    let refusals = simulation.org("acme").truth().iter().filter(|event| event.key.len() > 1).count();
-    assert!(refusals > 0);
 }
 
 #[tokio::test(start_paused = true)]
