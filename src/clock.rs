@@ -127,6 +127,11 @@ impl fmt::Display for Window {
     }
 }
 
+/// A duration in whole seconds, as event time counts them.
+pub fn whole_seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// Where the date comes from. Cloning is cheap.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);

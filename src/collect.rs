@@ -4,25 +4,25 @@
 //! file acts: it asks, waits, commits, and says what it does. A window is committed whole, with its chunks, its tally and its
 //! coverage in one transaction, or not at all; whatever fails, the next attempt begins from what is journaled.
 
+mod difference;
+mod forbidden;
 pub mod plan;
 pub mod sweep;
 pub mod tally;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::chunk::{Chunk, Cut, Link, Summary};
-use crate::clock::{Clock, Second, Window};
+use crate::chunk::{Link, Summary};
+use crate::clock::{Clock, Second, Window, whole_seconds};
 use crate::config::settings::{OrgSettings, Start};
-use crate::destination::{DestinationName, PauseReason, Problem, WaitReason};
+use crate::destination::{PauseReason, Problem, WaitReason};
 use crate::event::Event;
+use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Append, Journal, JournalError, OrgState, TIMELESS_MINUTE, WindowRecord};
 use crate::metrics::OrgMetrics;
 use crate::pulumi::budget::Urgency;
@@ -30,14 +30,11 @@ use crate::pulumi::client::{Client, SourceError};
 use crate::report::{CoverageFigures, OrgReport};
 use crate::retry;
 
+use difference::{Changed, Difference, New};
+use forbidden::{FORBIDDEN_PAUSE, Forbidden};
 use plan::{Kind, Next, Policy, Situation, Width};
 use sweep::{Limits, Reading, Step, Sweep};
-use tally::Tally;
 
-/// A refused call (403) is itself recorded as an authentication failure: one try in this time.
-const FORBIDDEN_PAUSE: Duration = Duration::from_secs(15 * 60);
-/// Tries beyond those (a changed secret, a new start) an hour.
-const FORBIDDEN_EXTRA_MAX: usize = 4;
 /// How often a service that refuses the credentials is probed.
 const CREDENTIALS_PAUSE: Duration = Duration::from_secs(60);
 /// How often a service that finds the request wrong is probed.
@@ -50,44 +47,6 @@ const FULL_PAUSE: Duration = Duration::from_secs(2);
 const SECRET_LOOK: Duration = Duration::from_secs(2);
 /// How often catching up says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
-
-/// What the lanes of an org are told after every commit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Journaled {
-    /// The number the next chunk will get.
-    pub next: u64,
-    /// Everything before it is journaled.
-    pub cursor: Option<Second>,
-}
-
-/// The lanes' checkpoints, as far as the collector needs them: claims carry them.
-#[derive(Debug, Default)]
-pub struct Checkpoints(BTreeMap<DestinationName, AtomicU64>);
-
-impl Checkpoints {
-    pub fn new(checkpoints: &BTreeMap<DestinationName, u64>) -> Checkpoints {
-        Checkpoints(checkpoints.iter().map(|(name, next)| (*name, AtomicU64::new(*next))).collect())
-    }
-
-    pub fn set(&self, destination: DestinationName, next: u64) {
-        if let Some(checkpoint) = self.0.get(&destination) {
-            checkpoint.store(next, Ordering::Release);
-        }
-    }
-
-    pub fn get(&self, destination: DestinationName) -> Option<u64> {
-        self.0.get(&destination).map(|next| next.load(Ordering::Acquire))
-    }
-
-    /// The configured lanes.
-    pub fn lanes(&self) -> Vec<DestinationName> {
-        self.0.keys().copied().collect()
-    }
-
-    fn named(&self) -> BTreeMap<String, u64> {
-        self.0.iter().map(|(name, next)| (name.to_string(), next.load(Ordering::Acquire))).collect()
-    }
-}
 
 /// How long to collect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,10 +135,10 @@ impl Collector {
     pub fn new(parts: Parts) -> Collector {
         let source = &parts.settings.source;
         let policy = Policy {
-            poll_interval: seconds(source.poll_interval),
-            overlap: seconds(source.overlap),
-            settle: seconds(source.settle),
-            rescan_after: source.rescan_after.iter().map(|age| seconds(*age)).collect(),
+            poll_interval: whole_seconds(source.poll_interval),
+            overlap: whole_seconds(source.overlap),
+            settle: whole_seconds(source.settle),
+            rescan_after: source.rescan_after.iter().map(|age| whole_seconds(*age)).collect(),
             phase: parts.phase,
         };
         Collector {
@@ -628,7 +587,7 @@ impl Collector {
                 if self.client.host().throttled(&self.settings.id, wait) {
                     tracing::warn!(org = %self.settings.id, "a second organization was throttled: its host is paused");
                 }
-                let until = self.clock.now() + seconds(wait);
+                let until = self.clock.now() + whole_seconds(wait);
                 party.waiting(WaitReason::Throttled, Some(until), "Pulumi asked to slow down");
                 Outcome::Waiting(wait)
             }
@@ -677,7 +636,11 @@ impl Collector {
 
     fn back_off(&self, cause: &str) -> Outcome {
         let wait = retry::backoff(self.failures, fastrand::f64());
-        self.report.source().waiting(WaitReason::Backoff, Some(self.clock.now() + seconds(wait)), cause);
+        self.report.source().waiting(
+            WaitReason::Backoff,
+            Some(self.clock.now() + whole_seconds(wait)),
+            cause,
+        );
         Outcome::Waiting(wait)
     }
 
@@ -709,115 +672,4 @@ enum Room {
     None,
     LessThanHalf,
     Plenty,
-}
-
-/// The work between reading and committing: pure, and long enough to leave the runtime's threads alone.
-struct Difference {
-    settings: OrgSettings,
-    kind: Kind,
-    window: Window,
-    next: u64,
-    link: Link,
-    before: Summary,
-    after: Summary,
-    pages: Vec<crate::journal::TallyPage>,
-    floor: Option<Second>,
-}
-
-#[derive(Default)]
-struct Changed {
-    chunks: Vec<Chunk>,
-    tally: Vec<crate::journal::TallyPage>,
-    odd: Vec<New>,
-    overflowed: bool,
-}
-
-/// What is counted of a new event.
-struct New {
-    at: Option<Second>,
-    odd: crate::event::Odd,
-}
-
-impl Difference {
-    fn run(self, seen: Vec<Event>) -> Result<Changed, JournalError> {
-        let mut tally =
-            Tally::read(&self.pages).map_err(|damaged| JournalError::Damaged(damaged.to_string()))?;
-        let new = tally.take(seen);
-        let odd = new.iter().map(|new| New { at: new.event.at, odd: new.event.odd }).collect();
-        let cut = Cut {
-            id: &self.settings.id,
-            org: &self.settings.org,
-            mode: self.kind.mode(),
-            window: self.window,
-            next: self.next,
-            link: self.link,
-            before: self.before,
-            after: self.after,
-        };
-        let chunks = cut.chunks(new);
-        // What lies wholly below the floor would be deleted again by the same transaction.
-        let kept = |minute: i64| {
-            minute == TIMELESS_MINUTE || self.floor.is_none_or(|floor| (minute + 1) * 60 > floor.0)
-        };
-        let pages = tally.changed().into_iter().filter(|page| kept(page.minute)).collect();
-        Ok(Changed { chunks, tally: pages, odd, overflowed: tally.overflowed() })
-    }
-}
-
-/// Tries after a 403, kept in the state so that a crash loop does not hammer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Forbidden {
-    /// Local time of the last refusal.
-    last: Option<Second>,
-    /// Tries beyond one in [`FORBIDDEN_PAUSE`], within the last hour.
-    extra: Vec<Second>,
-}
-
-const FORBIDDEN_NOTE: &str = "forbidden";
-
-impl Forbidden {
-    async fn load(journal: &dyn Journal, id: &crate::event::OrgId) -> Forbidden {
-        let note = journal.note(id, FORBIDDEN_NOTE).await.ok().flatten();
-        note.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-    }
-
-    /// Whether a try out of turn is allowed now; if not, how long until the regular one.
-    fn extra_try(&mut self, now: Second) -> Option<Duration> {
-        let last = self.last?;
-        let pause = seconds(FORBIDDEN_PAUSE);
-        if now - last >= pause || now < last {
-            return None;
-        }
-        self.extra.retain(|at| (0..3_600).contains(&(now - *at)));
-        if self.extra.len() < FORBIDDEN_EXTRA_MAX {
-            self.extra.push(now);
-            return None;
-        }
-        Some(Duration::from_secs(u64::try_from(last + pause - now).unwrap_or(0)))
-    }
-
-    async fn refused(&mut self, now: Second, journal: &dyn Journal, id: &crate::event::OrgId) {
-        self.last = Some(now);
-        self.save(journal, id).await;
-    }
-
-    async fn save(&self, journal: &dyn Journal, id: &crate::event::OrgId) {
-        let note = serde_json::to_vec(self).ok();
-        if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, note).await {
-            tracing::warn!(org = %id, %error, "cannot keep when the source was last refused");
-        }
-    }
-
-    async fn clear(&mut self, journal: &dyn Journal, id: &crate::event::OrgId) {
-        if self.last.take().is_some() {
-            self.extra.clear();
-            if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, None).await {
-                tracing::warn!(org = %id, %error, "cannot forget when the source was last refused");
-            }
-        }
-    }
-}
-
-fn seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }

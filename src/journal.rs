@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 mod contract;
+pub mod handover;
 pub mod measured;
 pub mod memory;
 pub mod sqlite;

@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunk::Chunk;
-use crate::clock::Clock;
-use crate::collect::{Checkpoints, Journaled};
+use crate::clock::{Clock, whole_seconds};
 use crate::destination::{
     Answer, Backlog, Destination, DestinationName, PauseReason, Problem, Receipt, WaitReason,
 };
 use crate::event::OrgId;
+use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Acknowledge, Journal, JournalError};
 use crate::metrics::{Delivery, OrgMetrics};
 use crate::report::Party;
@@ -228,8 +228,7 @@ impl Lane {
     }
 
     fn waiting(&self, reason: WaitReason, wait: Duration, cause: &str) {
-        let seconds = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
-        self.party.waiting(reason, Some(self.clock.now().saturating_add(seconds)), cause);
+        self.party.waiting(reason, Some(self.clock.now().saturating_add(whole_seconds(wait))), cause);
     }
 
     /// The journal refused: nothing is believed, nothing is sent.

@@ -12,14 +12,15 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, Second};
-use crate::collect::{self, Checkpoints, Collector, Journaled, Until};
+use crate::clock::{Clock, Second, whole_seconds};
+use crate::collect::{self, Collector, Until};
 use crate::config::settings::{OrgSettings, Settings};
 use crate::destination::s3::client::Connections;
 use crate::destination::sentinel::Sentinel;
 use crate::destination::sentinel::credential::Credentials;
 use crate::destination::{Destination, DestinationName, PauseReason, Problem, file, s3};
 use crate::http::{ClientError, Clients, Transport};
+use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Journal, JournalError, OrgState};
 use crate::lane::{self, Lane};
 use crate::pulumi::budget::HostBudgets;
@@ -325,5 +326,5 @@ pub fn stagger(index: usize, count: usize, poll_interval: Duration) -> Duration 
 
 /// Oldest local time whose acknowledged chunks are kept.
 pub fn retained_since(now: Second, retain: Duration) -> Second {
-    now.saturating_add(-i64::try_from(retain.as_secs()).unwrap_or(i64::MAX))
+    now.saturating_add(-whole_seconds(retain))
 }

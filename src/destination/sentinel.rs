@@ -24,7 +24,7 @@ use self::client::{Client, NO_ROWS, Verdict};
 use self::credential::{Credential, NoToken};
 use self::rows::{BODY_BYTES_MAX, Rows};
 use crate::chunk::Chunk;
-use crate::clock::Clock;
+use crate::clock::{Clock, whole_seconds};
 use crate::config::settings::{Columns, SentinelSettings};
 use crate::destination::{
     Answer, Backlog, Destination, DestinationName, PauseReason, Problem, QuarantineReason, Receipt, Refusal,
@@ -170,8 +170,7 @@ impl Sentinel {
             }
         }
         if let Some(life) = figures.life {
-            let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
-            self.metrics.credential_expiry(name, self.clock.now().saturating_add(seconds));
+            self.metrics.credential_expiry(name, self.clock.now().saturating_add(whole_seconds(life)));
         }
         self.counted = figures;
     }
