@@ -89,7 +89,7 @@ fn step_by_step(options: &Options, figures: &mut Vec<Figure>) -> String {
         let pulumi = world::pulumi::Pulumi::new(world::clock::WorldClock::system(), 1);
         pulumi.found("acme", world::pulumi::behaviour::Behaviour::default());
         let from = 1_795_132_800;
-        pulumi.org("acme").add(whole::generator().spread(from, from + 13 * 3_600, options.events));
+        pulumi.org("acme").add(whole::events(from, from + 13 * 3_600, options.events));
         pulumi.truth("acme").into_iter().map(|event| (event.timestamp, event.bytes)).collect()
     };
     let [event, row, sent, stored] = steps::sizes(&raw);

@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::process::{self, Memory};
 use crate::world::World;
+use crate::world::chance::Chance;
 use crate::world::daemon::Daemon;
 use crate::world::ingestion::Keep;
-use crate::world::pulumi::events::Generator;
+use crate::world::pulumi::events::{Event, Generator};
 use crate::world::setup::{OrgSetup, rule_of};
 
 const ORG: &str = "acme";
@@ -67,9 +68,25 @@ pub struct Outcome {
     pub requests: u64,
 }
 
-/// Events like those of the load, without anything odd, of about 460 bytes each.
-pub fn generator() -> Generator {
-    Generator::seeded(7).plain()
+/// Events of 460 bytes on average, without anything odd: most of them made with a token and by an agent, each with a text of its own
+/// that does not compress.
+pub fn events(from: i64, until: i64, count: usize) -> Vec<Event> {
+    let mut chance = Chance::seeded(11);
+    let mut events = Generator::seeded(7).plain().spread(from, until, count);
+    for event in &mut events {
+        event.description.push_str(&format!(", revision {}", chance.hex(40)));
+        if event.token_id.is_none() && !chance.one_in(4) {
+            let number = chance.below(40);
+            event.token_id = Some(format!("{number:08x}-5f3c-4c58-9d2e-{:012x}", number * 0x9e37_79b9));
+            event.token_name = Some(format!("deploy key {number}"));
+        }
+        if event.actor_urn.is_none() && !chance.one_in(4) {
+            let number = chance.below(200);
+            event.actor_name = Some(format!("deployment agent {number}"));
+            event.actor_urn = Some(format!("urn:pulumi:agent:pool-{}/{number}", number % 7));
+        }
+    }
+    events
 }
 
 async fn world(lanes: Lanes) -> World {
@@ -80,11 +97,11 @@ async fn world(lanes: Lanes) -> World {
     world
 }
 
-/// Pulumi over TLS, and no limit that would make the daemon wait.
+/// Pulumi over TLS, and as many requests a second as can be configured.
 fn source(world: &World, interval: &str) -> String {
     format!(
         "api_url = {:?}\nca_file = {:?}\npoll_interval = {interval:?}\nrescan_after = [\"1h\", \"6h\", \"24h\"]\n\
-         requests_per_second = 100000\nhost_requests_per_second = 100000\n",
+         requests_per_second = 1000\nhost_requests_per_second = 1000\n",
         world.pulumi_tls_url(),
         world.ca_pem(),
     )
@@ -99,7 +116,7 @@ pub async fn deliver(lanes: Lanes, load: Load) -> Outcome {
     let world = world(lanes).await;
     let now = world.clock.now();
     let (from, until) = load.hours_ago;
-    world.pulumi().org(ORG).add(generator().spread(now - from * HOUR, now - until * HOUR, load.events));
+    world.pulumi().org(ORG).add(events(now - from * HOUR, now - until * HOUR, load.events));
     let mut setup = lanes.configure(OrgSetup::new(ORG)).since(&since(from, now));
     setup.more_source = source(&world, "5m");
     let config = world.write_config(&[setup], "");
@@ -141,7 +158,7 @@ pub async fn idle_mib() -> f64 {
     const EVENTS: usize = 500;
     let world = world(Lanes::Both).await;
     let now = world.clock.now();
-    world.pulumi().org(ORG).add(generator().spread(now - HOUR, now - 1, EVENTS));
+    world.pulumi().org(ORG).add(events(now - HOUR, now - 1, EVENTS));
     let mut setup = Lanes::Both.configure(OrgSetup::new(ORG)).since(&since(1, now));
     setup.more_source = source(&world, "5m");
     let config = world.write_config(&[setup], "");
