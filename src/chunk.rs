@@ -390,7 +390,14 @@ mod tests {
         let key = EventKey::new(&identity, 0);
         NewEvent {
             key,
-            event: Event { raw, at: at.map(Second), identity, payload: Payload([0; 32]), kind: "".into() },
+            event: Event {
+                raw,
+                at: at.map(Second),
+                identity,
+                payload: Payload([0; 32]),
+                kind: "".into(),
+                odd: Default::default(),
+            },
         }
     }
 

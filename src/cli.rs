@@ -5,6 +5,7 @@
 
 mod check;
 mod config;
+mod progress;
 mod run;
 pub mod status;
 #[cfg(test)]
@@ -19,7 +20,6 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::check::Probe;
 use crate::config::quantity::Period;
 use crate::config::settings::{LogFormat, Settings};
 use crate::config::{Invalid, Loaded, LogLevel};
@@ -323,7 +323,7 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
     let CommandLine { global, command } = line;
     match command {
         Command::Run(flags) => run::run(&global, &flags),
-        Command::Check(flags) => check::check(&global, &flags, crate::supervisor::probes, out),
+        Command::Check(flags) => check::check(&global, &flags, crate::probe::probes, out),
         Command::Status(flags) => status::status(&global, &flags, out),
         Command::Config(ConfigCommand::Show) => config::show(&global, out),
         Command::Config(ConfigCommand::Init { directory }) => config::init(&directory, out),

@@ -27,7 +27,6 @@ use crate::journal::{Append, Journal, JournalError, OrgState, TIMELESS_MINUTE, W
 use crate::metrics::OrgMetrics;
 use crate::pulumi::budget::Urgency;
 use crate::pulumi::client::{Client, SourceError};
-use crate::pulumi::wire::Query;
 use crate::report::{CoverageFigures, OrgReport};
 use crate::retry;
 
@@ -113,7 +112,10 @@ pub struct Collector {
     clock: Clock,
     limits: Limits,
     width: Width,
+    /// The service answered without a date.
+    undated: bool,
     last_head: Option<Second>,
+    last: Option<Kind>,
     last_background: Option<Kind>,
     /// In a row.
     failures: u32,
@@ -194,7 +196,9 @@ impl Collector {
             clock: parts.clock,
             limits: Limits::default(),
             width: Width::default(),
+            undated: false,
             last_head: None,
+            last: None,
             last_background: None,
             failures: 0,
             throttles: 0,
@@ -214,7 +218,7 @@ impl Collector {
     async fn collect(&mut self, until: Until) {
         self.say_coverage();
         self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
-        if let Some(wait) = self.forbidden.extra_try(self.clock.now()) {
+        if let Some(wait) = self.extra_try().await {
             self.report.source().waiting(
                 WaitReason::Backoff,
                 None,
@@ -264,6 +268,7 @@ impl Collector {
             last_head: self.last_head,
             tally_floor: self.state.tally_floor,
             width: self.width.seconds(),
+            last: self.last,
             last_background: self.last_background,
             journal_half_full: half_full,
         };
@@ -288,35 +293,42 @@ impl Collector {
 
     /// The beginning of collection; fixed and committed at the first answer that carries a `Date` when it is to be "now".
     async fn start(&mut self) -> Result<Second, Failed> {
-        let wanted = match (self.settings.start, self.state.start) {
-            (Start::Now, Some(known)) => return Ok(known),
-            (Start::At(wanted), Some(known)) if wanted >= known => return Ok(known),
-            (Start::At(wanted), _) => wanted,
-            (Start::Now, None) => {
-                let now = self.client.now();
-                let asked = Query { after: now - 2, before: now - 1, token: None, kind: None };
-                let answer = self.client.page(&asked, Urgency::Present).await;
-                if !self.client.dated() {
-                    answer?;
-                    tracing::warn!(org = %self.settings.id, "the service sends no date: the local clock decides where collection starts");
-                } else if let Err(refused) = answer {
-                    self.commit_start(self.client.now()).await?;
-                    return Err(refused.into());
-                }
-                self.client.now()
+        let answer = self.learn_time().await;
+        let start = match (self.settings.start, self.state.start) {
+            (Start::Now, Some(known)) => known,
+            (Start::At(wanted), Some(known)) if wanted >= known => known,
+            (Start::At(wanted), _) => self.commit_start(wanted).await?,
+            (Start::Now, None) if self.client.dated() || answer.is_ok() => {
+                self.commit_start(self.client.now()).await?
             }
+            (Start::Now, None) => Second::default(),
         };
-        self.commit_start(wanted).await?;
-        Ok(wanted)
+        answer.map(|()| start)
     }
 
-    async fn commit_start(&mut self, start: Second) -> Result<(), Failed> {
+    /// Asks for the newest second, to learn the service's time before the first window is planned with it: a window of a wrong local
+    /// time would cover a future that has not happened. Also when nothing has been asked for a while: a date that lies before
+    /// everything to be read leaves nothing to ask, and would be believed for ever.
+    async fn learn_time(&mut self) -> Result<(), Failed> {
+        let known = self.client.dated() || self.undated;
+        if known && self.client.heard_within(2 * self.settings.source.poll_interval) {
+            return Ok(());
+        }
+        let answer = self.client.check().await;
+        if answer.is_ok() && !self.client.dated() {
+            tracing::warn!(org = %self.settings.id, "the service sends no date: the local clock decides what time it is");
+            self.undated = true;
+        }
+        Ok(answer?)
+    }
+
+    async fn commit_start(&mut self, start: Second) -> Result<Second, JournalError> {
         let mut append = self.empty_append();
         append.start = Some(start);
         self.append(append).await?;
         tracing::info!(org = %self.settings.id, start = %start, "collection starts");
         self.say_coverage();
-        Ok(())
+        Ok(start)
     }
 
     /// After the service's time was corrected: what lies beyond it cannot have been read.
@@ -328,7 +340,9 @@ impl Collector {
             return Ok(());
         }
         let mut append = self.empty_append();
-        append.coverage.take_back(now.max(start));
+        let floor = append.tally_floor;
+        // What lies below the floor was read, and could not be compared if it were read again.
+        append.coverage.take_back(now.max(start).max(floor.unwrap_or(start)), floor);
         self.append(append).await?;
         self.say_coverage();
         Ok(())
@@ -355,9 +369,13 @@ impl Collector {
                     refused @ (SourceError::TooHeavy(_) | SourceError::BadRequest { .. }),
                 )) => {
                     let Some(halves) = window.halves() else { return Err(Failed::Source(refused)) };
-                    self.failures = self.failures.saturating_add(1);
                     self.report.source().waiting(WaitReason::Backoff, None, &refused.to_string());
-                    sleep(retry::backoff(self.failures, fastrand::f64())).await;
+                    // A service under load is given time. One that finds the request wrong is not helped by it, and a person would
+                    // hear of it only after many minutes.
+                    if matches!(refused, SourceError::TooHeavy(_)) {
+                        self.failures = self.failures.saturating_add(1);
+                        sleep(retry::backoff(self.failures, fastrand::f64())).await;
+                    }
                     Some(halves)
                 }
                 Err(failed) => return Err(failed),
@@ -411,14 +429,17 @@ impl Collector {
         if !reading.timeless.is_empty() {
             pages.extend(self.journal.tally(id, TIMELESS_MINUTE, TIMELESS_MINUTE + 1).await?);
         }
-        for at in &reading.damaged {
+        for at in reading.damaged.iter().filter(|at| !self.state.coverage.is_damaged(**at)) {
             tracing::error!(org = %id, second = %at, "a second is too dense to be proven whole: it is marked damaged, and what was read of it is kept");
         }
 
         let mut append = self.empty_append();
         let before = self.summary(&append);
         append.coverage.cover(window, now, &self.policy.rescan_after, &reading.damaged);
-        append.tally_floor = self.policy.tally_floor(&append.coverage, self.state.tally_floor);
+        if let Some(start) = append.start {
+            let known = self.state.tally_floor;
+            append.tally_floor = self.policy.tally_floor(&append.coverage, known, start, append.now);
+        }
         let after = Summary { coverage: append.coverage.spans().to_vec(), ..before.clone() };
 
         let seen = (reading.events.len() + reading.timeless.len()) as u64;
@@ -466,18 +487,11 @@ impl Collector {
                 metrics.lateness.observe((now - at) as f64);
             }
         }
-        let anomalies: [(&str, fn(&New) -> bool); 4] = [
-            ("unknown_field", |new| new.odd.unknown_field),
-            ("missing_field", |new| new.odd.missing_field),
-            ("bad_type", |new| new.odd.bad_type),
-            ("implausible_time", |new| new.odd.implausible_time),
-        ];
-        for (name, has) in anomalies {
-            let count = new.iter().filter(|new| has(new)).count();
-            if count > 0 {
-                metrics.anomaly(name, count as u64);
-            }
-        }
+        let count = |has: fn(&New) -> bool| new.iter().filter(|new| has(new)).count() as u64;
+        metrics.anomaly("unknown_field", count(|new| new.odd.unknown_field));
+        metrics.anomaly("missing_field", count(|new| new.odd.missing_field));
+        metrics.anomaly("bad_type", count(|new| new.odd.bad_type));
+        metrics.anomaly("implausible_time", count(|new| new.odd.implausible_time));
     }
 
     /// Commits, and continues from what was committed; after a refusal, from what is there.
@@ -555,6 +569,7 @@ impl Collector {
         self.report.source().ok();
         self.forbidden.clear(&*self.journal, &self.settings.id).await;
         self.metrics.last_successful_sweep.set(self.clock.now().0 as f64);
+        self.last = Some(kind);
         match kind {
             Kind::Head => {
                 self.last_head = Some(now);
@@ -577,7 +592,7 @@ impl Collector {
             tip: coverage.tip().or(start),
             holes_seconds,
             damaged_seconds: coverage.damaged_seconds(),
-            unsettled_seconds: coverage.unsettled_seconds(&self.policy.rescan_after),
+            unsettled_seconds: coverage.unsettled_seconds(&self.policy.rescan_after, self.state.tally_floor),
         });
         self.journaled.send_replace(Journaled { next: self.state.next, cursor });
     }
@@ -671,10 +686,21 @@ impl Collector {
         let begun = Instant::now();
         while begun.elapsed() < wait {
             sleep(SECRET_LOOK.min(wait)).await;
-            if self.client.tokens_changed() && self.forbidden.extra_try(self.clock.now()).is_none() {
+            if self.client.tokens_changed() && self.extra_try().await.is_none() {
                 return;
             }
         }
+    }
+
+    /// Whether the source may be asked out of turn after a 403; if not, how long until its turn.
+    async fn extra_try(&mut self) -> Option<Duration> {
+        let known = self.forbidden.clone();
+        let wait = self.forbidden.extra_try(self.clock.now());
+        if self.forbidden != known {
+            // Kept before the try, so that a crash loop cannot hammer.
+            self.forbidden.save(&*self.journal, &self.settings.id).await;
+        }
+        wait
     }
 }
 
@@ -772,6 +798,10 @@ impl Forbidden {
 
     async fn refused(&mut self, now: Second, journal: &dyn Journal, id: &crate::event::OrgId) {
         self.last = Some(now);
+        self.save(journal, id).await;
+    }
+
+    async fn save(&self, journal: &dyn Journal, id: &crate::event::OrgId) {
         let note = serde_json::to_vec(self).ok();
         if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, note).await {
             tracing::warn!(org = %id, %error, "cannot keep when the source was last refused");

@@ -19,6 +19,7 @@ pub mod settings;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -452,6 +453,22 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Invalid> {
 /// As [`load`], but for secrets.
 pub fn load_without_secrets(path: Option<&Path>) -> Result<Loaded, Invalid> {
     load_in(path, &Surroundings::of_process()?, Secrets::Unread)
+}
+
+/// Where a daemon's admin endpoints are as far as the files tell when they no longer load: its probe still has to find it. `None`
+/// when they are off or nothing can be told.
+pub fn admin_listen(path: Option<&Path>) -> Option<SocketAddr> {
+    let surroundings = Surroundings::of_process().ok()?;
+    let listen = |text: &str| {
+        let table: toml::Table = text.parse().ok()?;
+        Some(table.get("admin")?.get("listen")?.as_str()?.to_owned())
+    };
+    let written = || {
+        let file = surroundings.directory.join(surroundings.find(path).ok()?);
+        listen(&std::fs::read_to_string(file).ok()?)
+    };
+    let variable = surroundings.variable("PAF_ADMIN__LISTEN").map(str::to_owned);
+    variable.or_else(written).or_else(|| listen(DEFAULTS))?.parse().ok()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -76,20 +76,25 @@ impl Coverage {
         edge
     }
 
+    /// Whether a second was read and could not be proven whole.
+    pub fn is_damaged(&self, at: Second) -> bool {
+        self.spans.iter().any(|span| span.damaged && span.from <= at && at < span.until)
+    }
+
     pub fn damaged_seconds(&self) -> i64 {
         self.spans.iter().filter(|span| span.damaged).map(|span| span.until - span.from).sum()
     }
 
-    /// Seconds that were read, and that another look is owed to.
-    pub fn unsettled_seconds(&self, ages: &[i64]) -> i64 {
+    /// Seconds that were read, and that another look is owed to. Nothing is owed below `floor`.
+    pub fn unsettled_seconds(&self, ages: &[i64], floor: Option<Second>) -> i64 {
         let last = ages.last().copied().unwrap_or(0);
-        self.spans.iter().filter(|span| span.age < last).map(|span| span.until - span.from).sum()
+        self.runs_below(last, floor).iter().map(|run| run.seconds()).sum()
     }
 
-    /// The left edge of the first span that is owed another look, or the tip.
-    pub fn settled_until(&self, ages: &[i64]) -> Option<Second> {
+    /// The left edge of the first span that is owed another look, or the tip. Nothing is owed below `floor`.
+    pub fn settled_until(&self, ages: &[i64], floor: Option<Second>) -> Option<Second> {
         let last = ages.last().copied().unwrap_or(0);
-        self.spans.iter().find(|span| span.age < last).map(|span| span.from).or(self.tip())
+        self.runs_below(last, floor).first().map(|run| run.from).or(self.tip())
     }
 
     /// Adds a window that was read whole, by a sweep that began at `read_at`, except for its `damaged` seconds. `ages` are those
@@ -132,26 +137,31 @@ impl Coverage {
         self.spans = merged(spans);
     }
 
-    /// Takes back what lies beyond a corrected `now`: it cannot have been read.
-    pub fn take_back(&mut self, now: Second) {
-        self.spans.retain(|span| span.from < now);
-        if let Some(last) = self.spans.last_mut() {
-            last.until = last.until.min(now);
+    /// Takes back what lies beyond a corrected `now`: it cannot have been read. Nor were the ages reached that the rest was said to
+    /// be read at while the time was wrong, so all of it that may be asked for again, from `floor` on, is owed its looks anew.
+    pub fn take_back(&mut self, now: Second, floor: Option<Second>) {
+        let mut spans: Vec<Span> = Vec::with_capacity(self.spans.len() + 1);
+        for span in self.spans.iter().filter(|span| span.from < now) {
+            let span = Span { until: span.until.min(now), ..*span };
+            let edge = floor.map_or(span.from, |floor| floor.clamp(span.from, span.until));
+            let parts = [Span { until: edge, ..span }, Span { from: edge, age: 0, ..span }];
+            spans.extend(parts.into_iter().filter(|part| part.from < part.until));
         }
+        self.spans = merged(spans);
     }
 
     /// The seconds to which a look is owed now, oldest first, clipped to `width` seconds; and, when none is due, the time when the
     /// next one will be.
     ///
     /// Looks are gathered until a quarter of the distance to the previous age is due (1 h: 15 min; 6 h: 75 min; 24 h: 4.5 h), so
-    /// that a quiet org costs few requests.
-    pub fn look(&self, now: Second, ages: &[i64], width: i64) -> Look {
+    /// that a quiet org costs few requests. None is owed below `floor`, however the ages have changed since.
+    pub fn look(&self, now: Second, ages: &[i64], width: i64, floor: Option<Second>) -> Look {
         let mut next = None;
         for (index, age) in ages.iter().copied().enumerate().rev() {
             let previous = if index == 0 { 0 } else { ages[index - 1] };
             let batch = ((age - previous) / 4).max(1);
             let limit = now - age;
-            for run in self.runs_below(age) {
+            for run in self.runs_below(age, floor) {
                 let due = Window::new(run.from, run.until.min(limit));
                 if due.seconds() >= batch || (!due.is_empty() && run.until < limit) {
                     let until = due.until.min(due.from + width.max(1));
@@ -164,13 +174,15 @@ impl Coverage {
         next.map_or(Look::Nothing, Look::At)
     }
 
-    /// Contiguous spans that were never read at `age` or later.
-    fn runs_below(&self, age: i64) -> Vec<Window> {
+    /// Contiguous spans from `floor` on that were never read at `age` or later.
+    fn runs_below(&self, age: i64, floor: Option<Second>) -> Vec<Window> {
         let mut runs: Vec<Window> = Vec::new();
         for span in self.spans.iter().filter(|span| span.age < age) {
+            let from = floor.map_or(span.from, |floor| floor.max(span.from));
             match runs.last_mut() {
-                Some(run) if run.until == span.from => run.until = span.until,
-                _ => runs.push(Window::new(span.from, span.until)),
+                _ if from >= span.until => {}
+                Some(run) if run.until == from => run.until = span.until,
+                _ => runs.push(Window::new(from, span.until)),
             }
         }
         runs
@@ -230,11 +242,34 @@ mod tests {
     fn a_span_read_before_an_absence_is_owed_its_looks_afterwards() {
         let mut coverage = Coverage::default();
         coverage.cover(window(0, 100), Second(100), AGES, &[]);
-        let Look::Due(due) = coverage.look(Second(1_000), AGES, 1_000) else { panic!("a look is owed") };
+        let Look::Due(due) = coverage.look(Second(1_000), AGES, 1_000, None) else {
+            panic!("a look is owed")
+        };
         assert_eq!(due, window(60, 100), "what was younger than the last age when it was read");
         coverage.cover(due, Second(1_000), AGES, &[]);
-        assert_eq!(coverage.look(Second(1_000), AGES, 1_000), Look::Nothing);
-        assert_eq!(coverage.unsettled_seconds(AGES), 0);
+        assert_eq!(coverage.look(Second(1_000), AGES, 1_000, None), Look::Nothing);
+        assert_eq!(coverage.unsettled_seconds(AGES, None), 0);
+    }
+
+    #[test]
+    fn nothing_below_the_floor_is_owed_even_when_later_looks_are_asked_for_since() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(0, 200), Second(300), &AGES[..1], &[]);
+        let floor = Some(Second(150));
+        assert_eq!(coverage.look(Second(1_000), AGES, 1_000, floor), Look::Due(window(150, 200)));
+        assert_eq!(coverage.settled_until(AGES, floor), Some(Second(150)));
+        assert_eq!(coverage.unsettled_seconds(AGES, floor), 50);
+        assert_eq!(coverage.look(Second(1_000), AGES, 1_000, Some(Second(200))), Look::Nothing);
+    }
+
+    #[test]
+    fn after_a_wrong_time_everything_above_the_floor_is_owed_its_looks() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(0, 200), Second(1_000), AGES, &[]);
+        coverage.take_back(Second(120), Some(Second(50)));
+        assert_eq!(coverage.tip(), Some(Second(120)));
+        assert_eq!(coverage.settled_until(AGES, None), Some(Second(50)));
+        assert_eq!(coverage.unsettled_seconds(AGES, None), 70);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod client;
 
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,8 +16,8 @@ use http::{HeaderMap, Method};
 
 pub use client::{Client, ClientError, Clients};
 
-/// One request.
-#[derive(Clone, Debug)]
+/// One request. Printing it shows neither headers nor body: both may hold secrets.
+#[derive(Clone)]
 pub struct Request {
     pub method: Method,
     pub url: String,
@@ -27,6 +28,15 @@ pub struct Request {
     pub body_bytes_max: usize,
     /// For the whole exchange.
     pub deadline: Duration,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One whole answer. A gzip body is decoded, by its label or, where a proxy lost the label, by its magic bytes.

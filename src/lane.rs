@@ -115,11 +115,12 @@ impl Lane {
             let answer = self.destination.deliver(&chunk, &backlog).await;
             self.metrics.lane(self.name).delivery_duration.observe(begun.elapsed().as_secs_f64());
             let paused = matches!(answer, Answer::Paused(_));
+            let ending = drained.is_cancelled();
             match answer {
                 Answer::Durable(receipt) => self.acknowledge(&chunk, receipt).await,
-                answer => self.wait(&chunk, answer, paused && drained.is_cancelled()).await,
+                answer => self.wait(&chunk, answer, &drained).await,
             }
-            if paused && drained.is_cancelled() {
+            if paused && ending {
                 self.figures(true).await;
                 return;
             }
@@ -180,8 +181,9 @@ impl Lane {
         }
     }
 
-    /// Anything but durable: says so, and waits.
-    async fn wait(&mut self, chunk: &Chunk, answer: Answer, ending: bool) {
+    /// Anything but durable: says so, and waits. A pause is not waited for once nothing more will be journaled: if that happens
+    /// while it is, one more try follows at once.
+    async fn wait(&mut self, chunk: &Chunk, answer: Answer, drained: &CancellationToken) {
         let lane = self.metrics.lane(self.name);
         let number = chunk.number;
         match answer {
@@ -208,7 +210,7 @@ impl Lane {
                     Delivery::Refused
                 });
                 self.party.paused(&problem);
-                if ending {
+                if drained.is_cancelled() {
                     return;
                 }
                 let wait = match problem.reason {
@@ -217,7 +219,10 @@ impl Lane {
                     _ => (PROBE_FIRST * (self.probes + 1)).min(PROBE_LAST),
                 };
                 self.probes = (self.probes + 1).min(10);
-                self.sleep_until_secret_changes(wait).await;
+                tokio::select! {
+                    () = drained.cancelled() => {}
+                    () = self.sleep_until_secret_changes(wait) => {}
+                }
             }
         }
     }

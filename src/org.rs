@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Second};
 use crate::collect::{self, Checkpoints, Collector, Journaled, Until};
-use crate::config::settings::OrgSettings;
+use crate::config::settings::{OrgSettings, Settings};
 use crate::destination::s3::client::Connections;
 use crate::destination::sentinel::Sentinel;
 use crate::destination::sentinel::credential::Credentials;
 use crate::destination::{Destination, DestinationName, PauseReason, Problem, file, s3};
-use crate::http::{ClientError, Transport};
+use crate::http::{ClientError, Clients, Transport};
 use crate::journal::{Journal, JournalError, OrgState};
 use crate::lane::{self, Lane};
 use crate::pulumi::budget::HostBudgets;
@@ -40,6 +40,28 @@ pub struct Shared {
     pub hosts: HostBudgets,
     pub credentials: Credentials,
     pub s3: Connections,
+}
+
+impl Shared {
+    /// Over real connections.
+    pub fn connected(
+        settings: &Settings,
+        journal: Arc<dyn Journal>,
+        reports: Reports,
+        clock: Clock,
+    ) -> Shared {
+        let clients = Clients::default();
+        Shared {
+            journal,
+            journal_bytes_max: settings.journal.max_bytes_per_org,
+            reports,
+            clock,
+            connect: Arc::new(move |ca_file| clients.transport(ca_file)),
+            hosts: HostBudgets::default(),
+            credentials: Credentials::default(),
+            s3: Connections::default(),
+        }
+    }
 }
 
 /// How often a part that cannot be set up (an unreadable `ca_file`, a disk that fails) is tried again.
@@ -238,7 +260,7 @@ pub fn destination(
                 (shared.connect)(sentinel.ca_file.as_deref()).map_err(|error| unusable(&error))?;
             let credential = shared.credentials.get(sentinel, transport.clone(), &shared.clock);
             let (clock, metrics) = (shared.clock.clone(), report.metrics());
-            Ok(Box::new(Sentinel::new(sentinel, transport, credential, clock, Arc::default(), provisional)))
+            Ok(Box::new(Sentinel::new(sentinel, transport, credential, clock, metrics, provisional)))
         }
         DestinationName::S3 => {
             let bucket = settings.s3.as_ref().ok_or_else(missing)?;

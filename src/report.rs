@@ -122,7 +122,7 @@ impl Reports {
         *lock(&self.0.config) = Some(ConfigStatus { ok, since: Some(Moment(now)), error });
     }
 
-    /// The state directory is open and every configured org has its report.
+    /// The state directory is open.
     pub fn set_state_open(&self) {
         self.0.state_open.store(true, Ordering::Release);
     }
@@ -137,7 +137,12 @@ impl Reports {
         if !self.0.state_open.load(Ordering::Acquire) {
             missing.push("state not open".to_owned());
         }
-        for entry in lock(&self.0.orgs).values() {
+        let orgs = lock(&self.0.orgs);
+        // A configuration has at least one: none means that none has come so far.
+        if orgs.is_empty() {
+            missing.push("no org has started".to_owned());
+        }
+        for entry in orgs.values() {
             if let Entry::Reporting(report) = entry
                 && !report.first_sweep_has_ended()
             {

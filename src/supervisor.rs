@@ -7,28 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminError, Liveness, Pulse};
-use crate::cli::Probe;
 use crate::clock::Clock;
 use crate::collect::Until;
 use crate::config::settings::{OrgSettings, Settings};
-use crate::destination::s3::client::Connections;
-use crate::destination::sentinel::credential::Credentials;
-use crate::destination::{PauseReason, Problem};
-use crate::http::Clients;
 use crate::journal::measured::Measured;
-use crate::journal::memory::MemoryJournal;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
-use crate::org::{self, Connect, Org, Shared};
-use crate::pulumi::budget::HostBudgets;
-use crate::pulumi::client::{Client, SourceError};
+use crate::org::{self, Org, Shared};
 use crate::report::Reports;
 use crate::report::status::{State, Status};
 
@@ -36,16 +27,22 @@ use crate::report::status::{State, Status};
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How often chunks past their retention are deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// How often a watcher is shown the status.
+const SHOW_EVERY: Duration = Duration::from_millis(500);
 /// How often the journal's thread is asked for a sign of life, and how long it may take.
 const PULSE_EVERY: Duration = Duration::from_secs(5);
 const PULSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How to run.
-#[derive(Clone, Copy, Debug)]
 pub struct RunOptions {
     /// Until nothing is due and everything is delivered, at most this long; `None`: until a signal.
     pub once: Option<Duration>,
+    /// Shown the status from time to time.
+    pub watch: Option<Watch>,
 }
+
+/// Somebody who watches.
+pub type Watch = Box<dyn FnMut(&Status) + Send>;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +71,12 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&settings.state_dir)?);
     let reports = Reports::new(metrics.clone(), clock.clone());
     reports.set_state_open();
+    for known in journal.orgs().await? {
+        if !settings.orgs.iter().any(|org| org.id == known) {
+            tracing::info!(org = %known, "no longer configured; its state is kept");
+            reports.retire(&known);
+        }
+    }
     reports.set_config(true, None);
     metrics.set_journal_capacity(settings.journal.max_bytes_per_org);
     for warning in &settings.warnings {
@@ -81,8 +84,8 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     }
 
     let stop = CancellationToken::new();
-    let shared =
-        shared(&settings, Arc::new(Measured::new(journal.clone(), metrics.clone())), reports.clone(), clock);
+    let measured = Arc::new(Measured::new(journal.clone(), metrics.clone()));
+    let shared = Arc::new(Shared::connected(&settings, measured, reports.clone(), clock));
     let mut services = JoinSet::new();
     if let Some(listen) = settings.admin {
         let liveness = Liveness::new();
@@ -101,29 +104,17 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     );
     let until = if options.once.is_some() { Until::NothingDue } else { Until::Stopped };
     let mut orgs = start_orgs(&settings.orgs, &shared, until, &stop);
+    if let Some(watch) = options.watch {
+        services.spawn(show(reports.clone(), watch));
+    }
     supervise(&mut orgs, signals, options.once, &stop).await;
     orgs.shutdown().await;
     stop.cancel();
+    services.shutdown().await;
     tracing::info!("stopped");
     Ok(match options.once {
         None => Ended::Done,
         Some(_) => incomplete(&reports.status()),
-    })
-}
-
-/// What all orgs share, over real connections.
-fn shared(settings: &Settings, journal: Arc<dyn Journal>, reports: Reports, clock: Clock) -> Arc<Shared> {
-    let clients = Arc::new(Clients::default());
-    let connect: Connect = Arc::new(move |ca_file| clients.transport(ca_file));
-    Arc::new(Shared {
-        journal,
-        journal_bytes_max: settings.journal.max_bytes_per_org,
-        reports,
-        clock,
-        connect,
-        hosts: HostBudgets::default(),
-        credentials: Credentials::default(),
-        s3: Connections::default(),
     })
 }
 
@@ -168,6 +159,13 @@ async fn supervise(
             }
         }
         name = signals.next() => tracing::warn!(signal = name, "aborted; what was under way is sent again at the next start"),
+    }
+}
+
+async fn show(reports: Reports, mut watch: Watch) {
+    loop {
+        watch(&reports.status());
+        sleep(SHOW_EVERY).await;
     }
 }
 
@@ -251,60 +249,4 @@ fn incomplete(status: &Status) -> Ended {
         }
     }
     if lines.is_empty() { Ended::Done } else { Ended::Incomplete(lines) }
-}
-
-/// Asks every source and every destination once; nothing is written. The receiver ends when all have answered.
-pub fn probes(settings: &Settings) -> mpsc::Receiver<Probe> {
-    let (sender, receiver) = mpsc::channel(16);
-    let settings = settings.clone();
-    tokio::spawn(async move {
-        let reports = Reports::new(Metrics::new(env!("CARGO_PKG_VERSION"), ""), Clock::system());
-        let shared = shared(&settings, Arc::new(MemoryJournal::new()), reports, Clock::system());
-        for org in &settings.orgs {
-            let report = shared.reports.org(org);
-            let what = format!("source {}", org.source.api_url);
-            let result = probe_source(org, &shared).await;
-            if sender.send(Probe { org: org.id.clone(), what, result }).await.is_err() {
-                return;
-            }
-            for name in org.destinations() {
-                let result = match org::destination(org, name, &shared, &report, Vec::new()) {
-                    Ok(mut destination) => destination.check().await,
-                    Err(problem) => Err(problem),
-                };
-                let probe = Probe { org: org.id.clone(), what: name.to_string(), result };
-                if sender.send(probe).await.is_err() {
-                    return;
-                }
-            }
-        }
-    });
-    receiver
-}
-
-/// Whether the token is accepted and the log can be read: the newest second is asked for.
-async fn probe_source(org: &OrgSettings, shared: &Shared) -> Result<String, Problem> {
-    let problem = |reason, cause: String, remedy: String| Problem { reason, cause, remedy };
-    let transport = (shared.connect)(org.source.ca_file.as_deref()).map_err(|error| {
-        problem(PauseReason::Configuration, error.to_string(), "correct `ca_file`".into())
-    })?;
-    let metrics = shared.reports.metrics().org(&org.id, &org.destinations());
-    let mut client = Client::new(org, transport, &shared.hosts, shared.clock.clone(), metrics);
-    match client.check().await {
-        Ok(()) => Ok(format!("the audit log of `{}` can be read", org.org)),
-        Err(SourceError::Credentials { cause, remedy }) => {
-            Err(problem(PauseReason::Credentials, cause, remedy))
-        }
-        Err(SourceError::Permission { cause, remedy }) => {
-            Err(problem(PauseReason::Permission, cause, remedy))
-        }
-        Err(SourceError::Configuration { cause, remedy } | SourceError::BadRequest { cause, remedy }) => {
-            Err(problem(PauseReason::Configuration, cause, remedy))
-        }
-        Err(error) => Err(problem(
-            PauseReason::Configuration,
-            error.to_string(),
-            format!("check that {} can be reached from here, then try again", org.source.api_url),
-        )),
-    }
 }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Second;
-use crate::report::status::{LaneStatus, Moment, OrgStatus, SourceStatus, Status};
+use crate::report::status::{LaneStatus, Moment, OrgStatus, SourceStatus, State, Status};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }
@@ -160,7 +160,6 @@ struct Counted<'a>(&'a Status);
 
 impl std::fmt::Display for Counted<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        use crate::report::status::State;
         let counts = [State::Paused, State::Waiting, State::Ok, State::Retired]
             .map(|state| (state, self.0.orgs.iter().filter(|org| org.state == state).count()));
         let mut first = true;

@@ -10,18 +10,7 @@ use tokio::sync::mpsc;
 use super::{CheckFlags, Exit, Failure, Global, only, runtime};
 use crate::config::Loaded;
 use crate::config::settings::{OrgSettings, Settings, Start};
-use crate::destination::Problem;
-use crate::event::OrgId;
-
-/// One thing that was tried.
-#[derive(Clone, Debug)]
-pub struct Probe {
-    pub org: OrgId,
-    /// `source` or a destination's name.
-    pub what: String,
-    /// What was found to be in order, or what to do.
-    pub result: Result<String, Problem>,
-}
+use crate::probe::Probe;
 
 /// `probes` starts trying, on the runtime it is called on, and gives the results in the order in which they come; dropping the
 /// receiver ends the trying.
@@ -152,7 +141,7 @@ fn answer(loaded: &Loaded, found: &[Probe]) -> serde_json::Value {
 mod tests {
     use super::super::tests::{Captured, written};
     use super::*;
-    use crate::destination::PauseReason;
+    use crate::destination::{PauseReason, Problem};
 
     fn results(
         results: Vec<(&'static str, Result<String, Problem>)>,

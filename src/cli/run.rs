@@ -1,24 +1,36 @@
 //! `run`: the daemon, and `run --once`.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::anyhow;
 
+use super::progress::Progress;
 use super::{Exit, Failure, Global, RunFlags, runtime};
 use crate::journal::JournalError;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::supervisor::{self, Ended, RunOptions, StartError};
+use crate::report::status::Status;
+use crate::supervisor::{self, Ended, RunOptions, StartError, Watch};
 
 /// How long the last log lines may take to be written.
 const LOG_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(global: &Global, flags: &RunFlags) -> Result<Exit, Failure> {
-    let settings = global.load()?.settings;
+    let mut settings = global.load()?.settings;
+    let shown = flags.once && std::io::stderr().is_terminal();
+    if shown && settings.log.level == "info" {
+        // The lines of the progress say the same, and are redrawn in place.
+        settings.log.level = "warn".to_owned();
+    }
     let revision = option_env!("PAF_REVISION").unwrap_or("unknown");
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), revision);
     let log = log::start(&settings.log, metrics.log_lines_dropped()).map_err(anyhow::Error::from)?;
-    let options = RunOptions { once: flags.once.then_some(flags.timeout) };
+    let watch = shown.then(|| {
+        let mut progress = Progress::default();
+        Box::new(move |status: &Status| progress.show(status)) as Watch
+    });
+    let options = RunOptions { once: flags.once.then_some(flags.timeout), watch };
     let ended = runtime()?.block_on(supervisor::run(settings, metrics, options));
     log.finish(LOG_DEADLINE);
     match ended {

@@ -58,11 +58,22 @@ pub struct Policy {
 const TALLY_KEPT_SECONDS: i64 = 48 * 3_600;
 
 impl Policy {
-    /// Event time below which tallies may go: settled, and far behind the tip. Never moves back.
-    pub fn tally_floor(&self, coverage: &Coverage, known: Option<Second>) -> Option<Second> {
-        let tip = coverage.tip()?;
-        let settled = coverage.settled_until(&self.rescan_after)?;
-        let floor = settled.min(tip - TALLY_KEPT_SECONDS - self.overlap);
+    /// Event time below which tallies may go: journaled without a hole since `start`, settled, and far behind the tip and `local`,
+    /// the local time. Never moves back.
+    ///
+    /// *Why a hole holds it:* what a corrected time took back was read before, and is compared when it is read again. *Why the local
+    /// time does:* a tip that ran ahead with a wrong date is taken back once the date is right again, a floor cannot be. It moves
+    /// where two clocks agree.
+    pub fn tally_floor(
+        &self,
+        coverage: &Coverage,
+        known: Option<Second>,
+        start: Second,
+        local: Second,
+    ) -> Option<Second> {
+        let tip = coverage.tip()?.min(local);
+        let settled = coverage.settled_until(&self.rescan_after, known)?;
+        let floor = settled.min(coverage.cursor(start)).min(tip - TALLY_KEPT_SECONDS - self.overlap);
         Some(known.map_or(floor, |known| known.max(floor)))
     }
 
@@ -87,7 +98,8 @@ pub struct Situation<'a> {
     pub tally_floor: Option<Second>,
     /// Width of the next background window, in seconds.
     pub width: i64,
-    /// The background work done last.
+    /// The sweep done last, and the last one in the background.
+    pub last: Option<Kind>,
     pub last_background: Option<Kind>,
     /// The org's journal is more than half full: holes wait.
     pub journal_half_full: bool,
@@ -107,18 +119,19 @@ pub enum Next {
 /// Which window next?
 pub fn next(situation: &Situation<'_>, policy: &Policy) -> Next {
     let head_at = situation.last_head.map_or(situation.now, |last| policy.next_turn(last));
-    if head_at <= situation.now
-        && let Some(window) = head(situation, policy)
-    {
-        return Next::Sweep { window, kind: Kind::Head };
-    }
+    let head = head(situation, policy).filter(|_| head_at <= situation.now);
     let (look, look_at) = look(situation, policy);
     let hole = hole(situation);
     let turns = match situation.last_background {
         Some(Kind::Rescan) => [(hole, Kind::Catchup), (look, Kind::Rescan)],
         _ => [(look, Kind::Rescan), (hole, Kind::Catchup)],
     };
-    for (window, kind) in turns {
+    // Where head sweeps take longer than a poll interval, one window of the background has its turn between two of them.
+    let order = match situation.last {
+        Some(Kind::Head) => [turns[0], turns[1], (head, Kind::Head)],
+        _ => [(head, Kind::Head), turns[0], turns[1]],
+    };
+    for (window, kind) in order {
         if let Some(window) = window {
             return Next::Sweep { window, kind };
         }
@@ -139,11 +152,9 @@ fn head(situation: &Situation<'_>, policy: &Policy) -> Option<Window> {
 }
 
 fn look(situation: &Situation<'_>, policy: &Policy) -> (Option<Window>, Option<Second>) {
-    match situation.coverage.look(situation.now, &policy.rescan_after, situation.width) {
-        Look::Due(window) => {
-            let window = above_floor(window, situation, window.until);
-            ((!window.is_empty()).then_some(window), None)
-        }
+    let Situation { coverage, now, width, tally_floor, .. } = *situation;
+    match coverage.look(now, &policy.rescan_after, width, tally_floor) {
+        Look::Due(window) => (Some(window), None),
         Look::At(at) => (None, Some(at)),
         Look::Nothing => (None, None),
     }
@@ -225,6 +236,7 @@ mod tests {
             last_head: None,
             tally_floor: None,
             width: 3_600,
+            last: None,
             last_background: None,
             journal_half_full: false,
         }
@@ -257,6 +269,23 @@ mod tests {
             next(&room, &policy()),
             Next::Sweep { window: window(1_000_000, 1_003_600), kind: Kind::Catchup }
         );
+    }
+
+    #[test]
+    fn head_sweeps_that_take_longer_than_a_poll_interval_do_not_starve_the_background() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(1_100_000, 1_100_300), Second(1_100_300), &policy().rescan_after, &[]);
+        let due = Situation {
+            last_head: Some(Second(1_100_000)),
+            last: Some(Kind::Head),
+            ..situation(&coverage, 1_100_700)
+        };
+        assert_eq!(
+            next(&due, &policy()),
+            Next::Sweep { window: window(1_000_000, 1_003_600), kind: Kind::Catchup }
+        );
+        let after = Situation { last: Some(Kind::Catchup), ..due };
+        assert!(matches!(next(&after, &policy()), Next::Sweep { kind: Kind::Head, .. }));
     }
 
     #[test]
@@ -297,12 +326,12 @@ mod tests {
             let mut requests = 0;
             let mut slow = absences.iter().copied().chain([(60, 0)]);
             while let Some((polls, absence)) = slow.next() {
-                let (mut last_head, mut last_background) = (None, None);
+                let (mut last_head, mut last, mut last_background) = (None, None, None);
                 let stop = now + polls * 10 + if slow.size_hint().0 == 0 { 600 } else { 0 };
                 while now < stop {
                     let situation = Situation {
                         coverage: &coverage, start, now: Second(now), last_head, tally_floor: None,
-                        width: width.seconds(), last_background, journal_half_full: false,
+                        width: width.seconds(), last, last_background, journal_half_full: false,
                     };
                     match next(&situation, &policy) {
                         Next::Wait(until) => {
@@ -318,6 +347,7 @@ mod tests {
                                 looks.entry(at).or_default().push(now - at - 1);
                             }
                             coverage.cover(window, Second(now), &policy.rescan_after, &[]);
+                            last = Some(kind);
                             if kind == Kind::Head {
                                 last_head = Some(Second(now));
                                 prop_assert_eq!(coverage.tip(), Some(Second(now - settle)));

@@ -66,7 +66,7 @@ enum State {
     /// page showed of it is kept, and the larger count believed.
     Tight { shown: Vec<Event> },
     /// The second below `upper` fills a page alone.
-    Dense(Dense),
+    Dense(Box<Dense>),
 }
 
 /// What follows from an answer.
@@ -241,7 +241,7 @@ impl Sweep {
 
     /// The walk begins anew: a token belongs to the bounds it was given for.
     fn enter_dense(&mut self, at: Second, before: Second, shown: &[Event]) -> Option<Second> {
-        self.state = State::Dense(Dense::new(at, before, shown));
+        self.state = State::Dense(Box::new(Dense::new(at, before, shown)));
         None
     }
 
@@ -429,7 +429,7 @@ impl Believed {
 
     fn into_events(self) -> Vec<Event> {
         let mut events: Vec<Event> = self.0.into_values().flatten().collect();
-        events.sort_by(|a, b| (a.at, a.identity, a.payload).cmp(&(b.at, b.identity, b.payload)));
+        events.sort_unstable_by_key(|event| (event.at, event.identity, event.payload));
         events
     }
 }

@@ -16,9 +16,9 @@ pub mod rows;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use credential::Figures;
 
 use self::client::{Client, NO_ROWS, Verdict};
 use self::credential::{Credential, NoToken};
@@ -31,6 +31,7 @@ use crate::destination::{
     RowId,
 };
 use crate::http::Transport;
+use crate::metrics::OrgMetrics;
 use crate::secret::Fingerprint;
 
 /// So many refused rows without an accepted one between them mean that the configuration is wrong.
@@ -40,19 +41,15 @@ const CHUNKS_AHEAD_MAX: usize = 3;
 /// What a 413 may lower the size of bodies to.
 const BODY_BYTES_LEAST: usize = 16 * 1024;
 
-/// What was odd in delivered events, for the metrics. Counted once per chunk, when it is delivered.
-#[derive(Debug, Default)]
-pub struct Anomalies {
-    pub unknown_event: AtomicU64,
-    pub cut_text: AtomicU64,
-}
-
 /// One stream of one rule, for one org.
 pub struct Sentinel {
     client: Client,
     credential: Arc<Credential>,
     raw_event: bool,
-    anomalies: Arc<Anomalies>,
+    metrics: Arc<OrgMetrics>,
+    clock: Clock,
+    /// What of the credential's figures is counted already.
+    counted: Figures,
     hand: Hand,
     /// Rows refused since the last accepted one, oldest first; at most [`REFUSED_IN_A_ROW`] of them are added before the lane pauses.
     provisional: Vec<Provisional>,
@@ -132,7 +129,7 @@ impl Sentinel {
         transport: Arc<dyn Transport>,
         credential: Arc<Credential>,
         clock: Clock,
-        anomalies: Arc<Anomalies>,
+        metrics: Arc<OrgMetrics>,
         provisional: Vec<Refusal>,
     ) -> Sentinel {
         let Columns::Extended = settings.columns;
@@ -145,10 +142,12 @@ impl Sentinel {
             .collect();
         provisional.sort_by_key(|provisional| provisional.refusal.at);
         Sentinel {
-            client: Client::new(endpoint, rule_id, stream, &identity, transport, clock),
+            client: Client::new(endpoint, rule_id, stream, &identity, transport, clock.clone()),
             credential,
             raw_event: settings.raw_event,
-            anomalies,
+            metrics,
+            clock,
+            counted: Figures::default(),
             hand: Hand::default(),
             provisional,
             ahead: None,
@@ -157,6 +156,24 @@ impl Sentinel {
             probes: 0,
             refused_secret: None,
         }
+    }
+
+    /// Orgs may share a credential; each counts what it sees of it.
+    fn count_credential(&mut self) {
+        let figures = self.credential.figures();
+        let name = DestinationName::Sentinel.as_str();
+        for (now, before, ok) in
+            [(figures.refreshed, self.counted.refreshed, true), (figures.failed, self.counted.failed, false)]
+        {
+            for _ in before..now {
+                self.metrics.credential_refresh(name, ok);
+            }
+        }
+        if let Some(life) = figures.life {
+            let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
+            self.metrics.credential_expiry(name, self.clock.now().saturating_add(seconds));
+        }
+        self.counted = figures;
     }
 
     async fn try_deliver(&mut self, chunk: &Chunk, backlog: &dyn Backlog) -> Result<Receipt, Answer> {
@@ -417,8 +434,8 @@ impl Sentinel {
     /// The receipt of a chunk of which nothing is left to send. Asked again, it gives the same.
     fn finish(&mut self, rows: Rows) -> Receipt {
         if !std::mem::replace(&mut self.hand.done, true) {
-            self.anomalies.unknown_event.fetch_add(rows.oddities.unknown_event, Ordering::Relaxed);
-            self.anomalies.cut_text.fetch_add(rows.oddities.cut_text, Ordering::Relaxed);
+            self.metrics.anomaly("unknown_event", rows.oddities.unknown_event);
+            self.metrics.anomaly("cut_text", rows.oddities.cut_text);
         }
         let mut receipt = self.hand.receipt.clone();
         let number = self.hand.chunk.map(|(number, _)| number);
@@ -486,10 +503,12 @@ impl Destination for Sentinel {
     }
 
     async fn deliver(&mut self, chunk: &Chunk, backlog: &dyn Backlog) -> Answer {
-        match self.try_deliver(chunk, backlog).await {
+        let answer = match self.try_deliver(chunk, backlog).await {
             Ok(receipt) => Answer::Durable(receipt),
             Err(answer) => answer,
-        }
+        };
+        self.count_credential();
+        answer
     }
 
     async fn secret_changed(&mut self) -> bool {

@@ -46,7 +46,14 @@ fn event(org: &OrgId, at: i64, text: &str) -> NewEvent {
     let identity = hasher.finish();
     NewEvent {
         key: EventKey::new(&identity, 0),
-        event: Event { raw, at: Some(Second(at)), identity, payload: Payload([0; 32]), kind: "".into() },
+        event: Event {
+            raw,
+            at: Some(Second(at)),
+            identity,
+            payload: Payload([0; 32]),
+            kind: "".into(),
+            odd: Default::default(),
+        },
     }
 }
 

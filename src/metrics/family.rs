@@ -27,21 +27,26 @@ pub trait Family: Sized {
     fn remove(&self, labels: &[(&str, &str)]);
 }
 
-/// # Panics
-/// When two metrics share a name or a name is malformed: a mistake in the table that no run of the program can survive.
-#[expect(clippy::expect_used, reason = "the table is constant, and a test registers it")]
 pub fn register(registry: &Registry, collector: Box<dyn Collector>) {
-    registry.register(collector).expect("a metric stands in the table once");
+    in_order(registry.register(collector));
+}
+
+/// # Panics
+/// When a name is malformed or stands in the table twice: a mistake that no run of the program, and no test, gets past.
+#[expect(
+    clippy::expect_used,
+    reason = "the table is constant, and every test that makes metrics registers it"
+)]
+fn in_order<T>(made: prometheus::Result<T>) -> T {
+    made.expect("names and labels are well formed, and stand in the table once")
 }
 
 macro_rules! family {
     ($kind:ty, $options:expr) => {
         impl Family for $kind {
-            #[expect(clippy::expect_used, reason = "the table is constant, and a test registers it")]
             fn define(registry: &Registry, definition: &Definition) -> Self {
                 let options = $options(definition);
-                let family =
-                    <$kind>::new(options, definition.labels).expect("names and labels are well formed");
+                let family = in_order(<$kind>::new(options, definition.labels));
                 register(registry, Box::new(family.clone()));
                 family
             }

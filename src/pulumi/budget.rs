@@ -13,8 +13,6 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::event::OrgId;
 
-/// Requests that may be saved up while nothing was asked.
-const BURST: f64 = 2.0;
 /// A second org's 429 within this pauses the host.
 const HOST_MEMORY: Duration = Duration::from_secs(60);
 
@@ -27,7 +25,7 @@ pub enum Urgency {
     Background,
 }
 
-/// Evenly spaced slots.
+/// Evenly spaced slots. None is saved up while nothing is asked: the configured rate holds for every second.
 #[derive(Debug)]
 struct Bucket {
     interval: Duration,
@@ -36,14 +34,12 @@ struct Bucket {
 
 impl Bucket {
     fn new(per_second: f64, now: Instant) -> Bucket {
-        let interval = Duration::from_secs_f64(1.0 / per_second.max(0.001));
-        Bucket { interval, next: now.checked_sub(interval.mul_f64(BURST)).unwrap_or(now) }
+        Bucket { interval: Duration::from_secs_f64(1.0 / per_second.max(0.001)), next: now }
     }
 
     /// Takes the next slot: the time when the request may be sent.
     fn take(&mut self, now: Instant) -> Instant {
-        let earliest = now.checked_sub(self.interval.mul_f64(BURST)).unwrap_or(now);
-        let slot = self.next.max(earliest);
+        let slot = self.next.max(now);
         self.next = slot + self.interval;
         slot
     }
@@ -127,11 +123,13 @@ impl OrgBudget {
     pub async fn wait(&mut self, urgency: Urgency) {
         let now = Instant::now();
         let own = self.pair.take(urgency, now);
-        let (slot, paused) = {
+        let slot = {
             let mut host = self.host.0.lock().unwrap_or_else(PoisonError::into_inner);
-            (host.pair.take(urgency, now), host.paused_until)
+            // Slots go on from the end of a pause, so that its orgs do not all come at once then.
+            let begin = host.paused_until.map_or(now, |paused| paused.max(now));
+            host.pair.take(urgency, begin)
         };
-        sleep_until(own.max(slot).max(paused.unwrap_or(now))).await;
+        sleep_until(own.max(slot)).await;
     }
 
     pub fn host(&self) -> &HostBudget {
@@ -160,6 +158,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_idle_hour_saves_nothing_up() {
+        let hosts = HostBudgets::default();
+        let mut budget = OrgBudget::new(2.0, hosts.of("http://a", 10.0));
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        let begin = Instant::now();
+        for _ in 0..5 {
+            budget.wait(Urgency::Present).await;
+        }
+        assert_eq!(begin.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn orgs_of_a_host_share_its_rate() {
         let hosts = HostBudgets::default();
         let mut a = OrgBudget::new(100.0, hosts.of("http://a", 10.0));
@@ -181,7 +191,11 @@ mod tests {
         assert!(!host.throttled(&org("a"), Duration::from_secs(60)), "the same org again");
         assert!(host.throttled(&org("b"), Duration::from_secs(60)));
         let begin = Instant::now();
-        OrgBudget::new(10.0, host).wait(Urgency::Present).await;
+        OrgBudget::new(10.0, host.clone()).wait(Urgency::Present).await;
         assert_eq!(begin.elapsed().as_secs(), 60);
+        for _ in 0..20 {
+            OrgBudget::new(10.0, host.clone()).wait(Urgency::Present).await;
+        }
+        assert_eq!(begin.elapsed().as_secs(), 62, "the orgs that waited do not come all at once");
     }
 }

@@ -64,6 +64,8 @@ pub struct Client {
     service: ServiceClock,
     clock: Clock,
     origin: Instant,
+    /// When the service last answered.
+    heard: Option<Instant>,
     dated: bool,
     jumped: bool,
     metrics: Arc<OrgMetrics>,
@@ -89,6 +91,7 @@ impl Client {
             service: ServiceClock::new(source.poll_interval),
             clock,
             origin: Instant::now(),
+            heard: None,
             dated: false,
             jumped: false,
             metrics,
@@ -103,6 +106,11 @@ impl Client {
     /// Whether [`Client::now`] is the service's.
     pub fn dated(&self) -> bool {
         self.dated
+    }
+
+    /// Whether the service has answered within this time.
+    pub fn heard_within(&self, span: Duration) -> bool {
+        self.heard.is_some_and(|heard| heard.elapsed() <= span)
     }
 
     /// Whether the service's time has jumped since this was last asked.
@@ -126,7 +134,8 @@ impl Client {
     pub async fn page(&mut self, query: &Query, urgency: Urgency) -> Result<Page, SourceError> {
         let path = wire::list_path(&self.org, query);
         let answer = self.ask(&path, urgency).await?;
-        let now = self.now();
+        // What was asked for is plausible, also where this very answer has turned the clock back.
+        let now = self.now().max(query.before);
         let id = self.id.clone();
         let body = answer.body;
         let page = if body.len() > LARGE_PAGE_BYTES {
@@ -167,10 +176,15 @@ impl Client {
         let mut tried_other = false;
         loop {
             let answer = self.exchange(path, &token, urgency).await?;
+            if answer.status == 403 {
+                // Remembered, so that a token that was replaced is tried at once.
+                self.tokens.forbidden();
+            }
             if answer.status != 401 {
                 return self.meaning(answer);
             }
             let other = if tried_other { None } else { self.tokens.other() };
+            self.metrics.credential_refresh("source", other.is_some());
             match other {
                 Some(other) => {
                     tried_other = true;
@@ -211,6 +225,7 @@ impl Client {
         match answer {
             Ok(answer) => {
                 self.metrics.request(&answer.status.to_string());
+                self.heard = Some(Instant::now());
                 self.observe_date(&answer);
                 Ok(answer)
             }

@@ -17,13 +17,15 @@ pub struct Tokens {
     token: SecretSource,
     next_token: Option<SecretSource>,
     current: Option<(Slot, Secret)>,
-    /// What both places held when both were refused.
+    /// The one to begin with when none is in use.
+    turn: Slot,
+    /// What both places held at the last refusal.
     refused: Option<[Option<Fingerprint>; 2]>,
 }
 
 impl Tokens {
     pub fn new(token: SecretSource, next_token: Option<SecretSource>) -> Tokens {
-        Tokens { token, next_token, current: None, refused: None }
+        Tokens { token, next_token, current: None, turn: Slot::Token, refused: None }
     }
 
     /// The token in use, read now if there is none yet.
@@ -34,9 +36,27 @@ impl Tokens {
         if let Some((_, secret)) = &self.current {
             return Ok(secret.clone());
         }
-        let secret = self.token.read()?;
-        self.current = Some((Slot::Token, secret.clone()));
+        let slot = self.first();
+        let secret = match (slot, &self.next_token) {
+            (Slot::NextToken, Some(next)) => next.read()?,
+            _ => self.token.read()?,
+        };
+        self.current = Some((slot, secret.clone()));
         Ok(secret)
+    }
+
+    /// The one that was changed since the last refusal; else the one whose turn it is, if it can be read.
+    fn first(&self) -> Slot {
+        let [token, next] = self.fingerprints();
+        if let Some([refused, refused_next]) = self.refused {
+            if token.is_some() && token != refused {
+                return Slot::Token;
+            }
+            if next.is_some() && next != refused_next {
+                return Slot::NextToken;
+            }
+        }
+        if self.turn == Slot::NextToken && next.is_some() { Slot::NextToken } else { Slot::Token }
     }
 
     /// After a refusal: the token to try next, which is not the one just refused. `None` when there is no other: ask a person.
@@ -54,13 +74,21 @@ impl Tokens {
         None
     }
 
-    /// Both were refused: remember what they were, so that a change can be seen.
+    /// No token helps: remember what they are, so that a change can be seen. They are read anew at the next use.
     pub fn all_refused(&mut self) {
         self.current = None;
+        self.turn = Slot::Token;
         self.refused = Some(self.fingerprints());
     }
 
-    /// Whether a place holds something else than when both were refused.
+    /// The one in use may not read the log: the other has its turn at the next try, which is not now. A change can be seen.
+    pub fn forbidden(&mut self) {
+        let was = self.current.take().map(|(slot, _)| slot);
+        self.turn = if was == Some(Slot::Token) { Slot::NextToken } else { Slot::Token };
+        self.refused = Some(self.fingerprints());
+    }
+
+    /// Whether a place holds something else than at the last refusal.
     pub fn changed(&self) -> bool {
         self.refused.is_some_and(|refused| refused != self.fingerprints())
     }
@@ -108,6 +136,35 @@ mod tests {
         assert_eq!(tokens.current().unwrap().expose(), "one", "the old one is used while it is accepted");
         assert_eq!(tokens.other().unwrap().expose(), "two");
         assert!(tokens.other().is_none(), "there is no third");
+    }
+
+    #[test]
+    fn a_forbidden_token_gives_its_turn_to_the_other_or_to_the_one_that_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let token = write(&folder.path().join("token"), "one");
+        let next = write(&folder.path().join("next"), "two");
+        let mut tokens = Tokens::new(token, Some(next));
+        assert_eq!(tokens.current().unwrap().expose(), "one");
+        tokens.forbidden();
+        assert!(!tokens.changed());
+        assert_eq!(tokens.current().unwrap().expose(), "two");
+        tokens.forbidden();
+        write(&folder.path().join("next"), "three");
+        assert!(tokens.changed());
+        assert_eq!(tokens.current().unwrap().expose(), "three");
+        tokens.forbidden();
+        assert_eq!(tokens.current().unwrap().expose(), "one");
+    }
+
+    #[test]
+    fn a_token_alone_is_read_anew_after_it_was_forbidden() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tokens = Tokens::new(write(&folder.path().join("token"), "one"), None);
+        tokens.current().unwrap();
+        tokens.forbidden();
+        write(&folder.path().join("token"), "two");
+        assert!(tokens.changed());
+        assert_eq!(tokens.current().unwrap().expose(), "two");
     }
 
     #[test]

@@ -285,6 +285,7 @@ async fn a_pause_that_outlives_a_reload_keeps_its_age_and_a_removed_lane_is_gone
 #[tokio::test(start_paused = true)]
 async fn readiness_names_what_is_missing_and_a_paused_org_does_not_hold_it_up() {
     let reports = reports();
+    assert!(reports.missing().contains(&"no org has started".to_owned()));
     let acme = reports.org(&settings("acme", "acme-corp", &[DestinationName::S3]));
     let bolt = reports.org(&settings("bolt", "bolt-corp", &[DestinationName::S3]));
     assert_eq!(

@@ -8,5 +8,17 @@ mod world;
 #[path = "world.rs"]
 mod the_world;
 
+mod commands;
 mod delivery;
+mod endpoints;
+mod forwarder;
+mod ingesting;
+mod isolation;
+mod killed;
+mod lateness;
+mod reading;
 mod referees;
+mod sameness;
+mod secrets;
+mod simulated;
+mod storing;

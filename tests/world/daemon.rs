@@ -20,7 +20,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `binary run` with a configuration; standard error goes to a file of its own.
+    /// Starts `binary run` with a configuration; standard error goes to a file of its own, standard output to one beside it.
     pub fn start(binary: &Path, config: &Path, log: &Path) -> Daemon {
         Self::start_with(binary, config, log, &["run"])
     }
@@ -28,6 +28,7 @@ impl Daemon {
     /// The same with other arguments after the global ones.
     pub fn start_with(binary: &Path, config: &Path, log: &Path, arguments: &[&str]) -> Daemon {
         let file = File::create(log).expect("the log file can be made");
+        let out = File::create(log.with_extension("out")).expect("its neighbour can be made");
         let child = Command::new(binary)
             .arg("--config")
             .arg(config)
@@ -35,7 +36,7 @@ impl Daemon {
             .args(arguments)
             .env_remove("HTTPS_PROXY")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(out)
             .stderr(file)
             .spawn()
             .expect("the binary starts");
@@ -49,6 +50,11 @@ impl Daemon {
     /// Everything it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Everything it has written to standard output.
+    pub fn out(&self) -> String {
+        std::fs::read_to_string(self.log.with_extension("out")).unwrap_or_default()
     }
 
     /// The admin address, from the log, once it is served.
@@ -119,10 +125,15 @@ impl Drop for Daemon {
 }
 
 /// Waits until something is true, looking often; panics with `what` when it never comes.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, holds).await;
+}
+
+/// The same for what takes longer by design.
+pub async fn until_within(patience: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(begun.elapsed() < patience, "not within {patience:?}: {what}");
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -87,7 +87,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    pub(super) fn below(root: &Path) -> Self {
+    pub fn below(root: &Path) -> Self {
         let paths = Self {
             root: root.to_path_buf(),
             config: root.join("config/forwarder.toml"),

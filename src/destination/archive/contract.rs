@@ -63,6 +63,7 @@ pub(crate) fn chunk(number: u64, instance: &str, events: u32) -> Chunk {
                 identity,
                 payload: Payload([0; 32]),
                 kind: "login".into(),
+                odd: Default::default(),
             },
             key: EventKey::new(&identity, 0),
         }

@@ -16,6 +16,7 @@ use crate::clock::{Second, Window};
 use crate::config::settings::AzureIdentity;
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
 use crate::http::{Failure, Request, Response};
+use crate::metrics::Metrics;
 use crate::secret::{Place, SecretSource};
 
 const AT: Second = Second(1_795_256_100);
@@ -186,7 +187,7 @@ pub(super) fn settings(secret: &std::path::Path) -> SentinelSettings {
 struct Bench {
     azure: Arc<Azure>,
     entra: Arc<Entra>,
-    anomalies: Arc<Anomalies>,
+    metrics: Metrics,
     secret: tempfile::NamedTempFile,
     sentinel: Sentinel,
     chunks: Vec<Chunk>,
@@ -215,20 +216,21 @@ impl Bench {
         let (azure, entra) = (Arc::<Azure>::default(), Arc::<Entra>::default());
         let clock = Clock::simulated(AT);
         let credential = Credential::new(&settings, Arc::clone(&entra) as Arc<dyn Transport>, clock.clone());
-        let anomalies = Arc::<Anomalies>::default();
+        let metrics = Metrics::new("0", "none");
+        let org = metrics.org(&OrgId::new("acme").unwrap(), &[DestinationName::Sentinel]);
         let sentinel = Sentinel::new(
             &settings,
             Arc::clone(&azure) as Arc<dyn Transport>,
             credential,
             clock,
-            Arc::clone(&anomalies),
+            org,
             provisional,
         );
         let chunks = sizes.iter().enumerate().map(|(number, size)| {
             let events = (0..*size).map(|event| format!("{number}/{event:04}")).collect::<Vec<_>>();
             chunk(number as u64, &events, "")
         });
-        Bench { azure, entra, anomalies, secret, sentinel, chunks: chunks.collect() }
+        Bench { azure, entra, metrics, secret, sentinel, chunks: chunks.collect() }
     }
 
     async fn deliver(&mut self, number: usize) -> Answer {
@@ -576,9 +578,10 @@ async fn events_that_cannot_be_rows_are_quarantined_beside_the_others() {
     assert_eq!(receipt.rows, 1);
     assert_eq!(rows_of(&receipt.quarantined), [(0, 0, false)]);
     assert_eq!(receipt.quarantined[0].reason, QuarantineReason::ImplausibleTime);
-    assert_eq!(bench.anomalies.unknown_event.load(Ordering::Relaxed), 1);
+    let counted = "schema_anomalies_total{kind=\"unknown_event\",org=\"acme\"} 1\n";
+    assert!(bench.metrics.text().contains(counted));
     bench.durable(0).await;
-    assert_eq!(bench.anomalies.unknown_event.load(Ordering::Relaxed), 1, "counted once");
+    assert!(bench.metrics.text().contains(counted), "counted once");
 }
 
 #[tokio::test(start_paused = true)]

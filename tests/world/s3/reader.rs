@@ -57,13 +57,16 @@ impl Bucket {
         head.metadata()?.get(name).cloned()
     }
 
-    /// Everything below a prefix, as stored.
+    /// Everything below a prefix, as stored. Several at a time: a test reads hundreds of objects.
     pub async fn everything(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
         let mut all = Vec::new();
-        for key in self.keys(prefix).await {
-            if let Some(body) = self.get(&key).await {
-                all.push((key, body));
+        for keys in self.keys(prefix).await.chunks(16) {
+            let mut reading = tokio::task::JoinSet::new();
+            for key in keys.iter().cloned() {
+                let bucket = self.clone();
+                reading.spawn(async move { bucket.get(&key).await.map(|body| (key, body)) });
             }
+            all.extend(reading.join_all().await.into_iter().flatten());
         }
         all
     }

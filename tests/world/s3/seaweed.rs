@@ -4,6 +4,7 @@
 //! decided by the same hands that wrote the client.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -85,6 +86,8 @@ fn spawn(weed: &Path) -> SeaweedFs {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // A Ctrl-C at the terminal would end the keeper, and the server, which ignores it, would stay for ever.
+        .process_group(0)
         .spawn()
         .expect("a shell can be started");
     SeaweedFs { address: SocketAddr::from(([127, 0, 0, 1], s3)), log, _keeper: keeper }

@@ -1,0 +1,229 @@
+//! The status as people read it: trouble first, one line a part, and what to do about it below.
+
+use std::cmp::Reverse;
+
+use crate::clock::Second;
+use crate::report::status::{CoverageStatus, LaneStatus, Moment, OrgStatus, SourceStatus, State, Status};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colours {
+    On,
+    Off,
+}
+
+/// `from` says in words where the status comes from.
+pub(super) fn table(status: &Status, from: &str, now: Second, colours: Colours) -> String {
+    let mut text = format!("pulumi-audit-forwarder {} at {now}: {}\n", clean(&status.version), clean(from));
+    if !status.config.ok {
+        let error = status.config.error.as_deref().unwrap_or("not loaded");
+        let since =
+            status.config.since.map(|Moment(at)| format!(" for {}", length(now - at))).unwrap_or_default();
+        text.push_str(&format!(
+            "configuration refused{since}, the one before stays in force: {}\n",
+            clean(error)
+        ));
+    }
+    text.push_str(&format!("{}\n\n", counted(status)));
+
+    let mut orgs: Vec<&OrgStatus> = status.orgs.iter().collect();
+    orgs.sort_by_key(|org| Reverse(org.state));
+    let mut lines = vec![Line::Row(HEADINGS.map(str::to_owned), None)];
+    for org in orgs {
+        add_org(&mut lines, org, now);
+    }
+    add_lines(&mut text, &lines, colours);
+    text
+}
+
+const HEADINGS: [&str; 7] = ["ORG", "STATE", "UNTIL", "LAG", "CHUNKS", "EVENTS", "QUARANTINED"];
+/// Numbers are read from the right.
+const FIRST_NUMBER: usize = 4;
+
+enum Line {
+    /// Cells of the columns; the state decides the colour of the second one.
+    Row([String; 7], Option<State>),
+    /// Across the columns.
+    Note(String),
+}
+
+fn add_org(lines: &mut Vec<Line>, org: &OrgStatus, now: Second) {
+    let name = if org.org.is_empty() { String::new() } else { clean(&org.org) };
+    let state = org.state;
+    lines.push(Line::Row(
+        [
+            clean(org.id.as_str()),
+            state.as_str().into(),
+            name,
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ],
+        Some(state),
+    ));
+    add_source(lines, org, &org.source, now);
+    for lane in &org.lanes {
+        add_lane(lines, lane, now);
+    }
+}
+
+fn add_source(lines: &mut Vec<Line>, org: &OrgStatus, source: &SourceStatus, now: Second) {
+    lines.push(Line::Row(
+        [
+            "  source".into(),
+            source.state.as_str().into(),
+            moment(org.cursor),
+            lag(org.cursor, now),
+            String::new(),
+            String::new(),
+            String::new(),
+        ],
+        Some(source.state),
+    ));
+    if org.tip != org.cursor {
+        lines.push(Line::Note(format!("the newest window was read up to {}", moment(org.tip))));
+    }
+    lines.extend(coverage(&org.coverage).map(Line::Note));
+    lines.extend(why(source.state, source.reason.as_deref(), source.since, source.remedy.as_deref(), now));
+}
+
+fn add_lane(lines: &mut Vec<Line>, lane: &LaneStatus, now: Second) {
+    lines.push(Line::Row(
+        [
+            format!("  {}", lane.destination),
+            lane.state.as_str().into(),
+            moment(lane.delivered_until),
+            lag(lane.delivered_until, now),
+            lane.backlog_chunks.to_string(),
+            lane.backlog_events.to_string(),
+            lane.quarantined.to_string(),
+        ],
+        Some(lane.state),
+    ));
+    lines.extend(why(lane.state, lane.reason.as_deref(), lane.since, lane.remedy.as_deref(), now));
+}
+
+/// What of the time collected so far is not as it should be in the end.
+fn coverage(coverage: &CoverageStatus) -> Option<String> {
+    let parts: Vec<String> = [
+        (coverage.holes, "not read yet"),
+        (coverage.damaged, "too dense to be read whole"),
+        (coverage.unsettled, "due another look"),
+    ]
+    .into_iter()
+    .filter(|(seconds, _)| *seconds > 0)
+    .map(|(seconds, what)| format!("{} {what}", length(seconds)))
+    .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Why a part waits or is paused, for how long, and what to do about it.
+fn why(
+    state: State,
+    reason: Option<&str>,
+    since: Option<Moment>,
+    remedy: Option<&str>,
+    now: Second,
+) -> Option<Line> {
+    if matches!(state, State::Ok | State::Retired) {
+        return None;
+    }
+    let mut text = clean(reason.unwrap_or_default());
+    if let Some(Moment(since)) = since {
+        text.push_str(&format!(" for {}", length(now - since)));
+    }
+    if let Some(remedy) = remedy {
+        text.push_str(&format!(": {}", clean(remedy)));
+    }
+    Some(Line::Note(text))
+}
+
+fn add_lines(text: &mut String, lines: &[Line], colours: Colours) {
+    let mut widths = [0; 7];
+    for line in lines {
+        if let Line::Row(cells, _) = line {
+            for (width, cell) in widths.iter_mut().zip(cells) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+    }
+    for line in lines {
+        match line {
+            Line::Row(cells, state) => {
+                // An org stands apart from the one before.
+                if state.is_some() && !cells[0].starts_with(' ') {
+                    text.push('\n');
+                }
+                text.push_str(&row(cells, *state, &widths, colours));
+            }
+            Line::Note(note) => text.push_str(&format!("    {note}")),
+        }
+        text.push('\n');
+    }
+}
+
+fn row(cells: &[String; 7], state: Option<State>, widths: &[usize; 7], colours: Colours) -> String {
+    let mut line = String::new();
+    for (index, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let padding = " ".repeat(width - cell.chars().count().min(*width));
+        let cell = match (index, state, colours) {
+            (1, Some(state), Colours::On) => coloured(cell, state),
+            _ => cell.clone(),
+        };
+        let gap = if index == 0 { "" } else { "  " };
+        line.push_str(gap);
+        line.push_str(&if index < FIRST_NUMBER { cell + &padding } else { padding + &cell });
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+fn coloured(text: &str, state: State) -> String {
+    let colour = match state {
+        State::Ok => 32,
+        State::Waiting => 33,
+        State::Paused => 31,
+        State::Retired => 2,
+    };
+    format!("\u{1b}[{colour}m{text}\u{1b}[0m")
+}
+
+/// How many orgs are in which state, the worst first.
+fn counted(status: &Status) -> String {
+    let parts: Vec<String> = [State::Paused, State::Waiting, State::Ok, State::Retired]
+        .into_iter()
+        .map(|state| (state, status.orgs.iter().filter(|org| org.state == state).count()))
+        .filter(|(_, count)| *count > 0)
+        .map(|(state, count)| format!("{count} {}", state.as_str()))
+        .collect();
+    if parts.is_empty() { "no orgs yet".into() } else { format!("orgs: {}", parts.join(", ")) }
+}
+
+fn moment(at: Option<Moment>) -> String {
+    at.map_or_else(|| "not known yet".into(), |at| at.to_string())
+}
+
+fn lag(at: Option<Moment>, now: Second) -> String {
+    at.map(|Moment(at)| length(now - at)).unwrap_or_default()
+}
+
+/// The two largest units: `45s`, `2m 10s`, `3h 5m`, `8d 1h`.
+fn length(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+/// Text that cannot move the cursor or begin a line: some of it comes from a service.
+fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() { clean.extend(character.escape_default()) } else { clean.push(character) }
+    }
+    clean
+}

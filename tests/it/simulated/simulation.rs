@@ -1,0 +1,359 @@
+//! A forwarder and its world on one clock: started, stopped and killed like a process, over the same journal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pulumi_audit_forwarder::clock::{Clock, Second};
+use pulumi_audit_forwarder::collect::Until;
+use pulumi_audit_forwarder::config;
+use pulumi_audit_forwarder::coverage::Coverage;
+use pulumi_audit_forwarder::destination::s3::client::Connections;
+use pulumi_audit_forwarder::destination::sentinel::credential::Credentials;
+use pulumi_audit_forwarder::event::OrgId;
+use pulumi_audit_forwarder::http::Transport;
+use pulumi_audit_forwarder::journal::memory::MemoryJournal;
+use pulumi_audit_forwarder::journal::{Journal, OrgState, WindowRecord};
+use pulumi_audit_forwarder::metrics::Metrics;
+use pulumi_audit_forwarder::org::{self, Connect, Org, Shared};
+use pulumi_audit_forwarder::pulumi::budget::HostBudgets;
+use pulumi_audit_forwarder::report::Reports;
+use pulumi_audit_forwarder::report::status::{LaneStatus, OrgStatus};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{AZURE, ENTRA, PULUMI, Wire};
+use crate::world::clock::{WorldClock, rfc3339};
+use crate::world::entra::Entra;
+use crate::world::ingestion::Ingestion;
+use crate::world::pulumi::behaviour::{Behaviour, Gzip};
+use crate::world::pulumi::events::Event;
+use crate::world::pulumi::{OrgHandle, Pulumi};
+use crate::world::setup::{CLIENT_ID, CLIENT_SECRET, Paths, TENANT, rule_of};
+use crate::world::truth::archive::Archive;
+use crate::world::truth::{Expect, Report, Source, table};
+
+/// 2026-11-21T00:00:00Z, when every simulation begins.
+pub(super) const BEGIN: i64 = 1_795_219_200;
+pub(super) const MINUTE: i64 = 60;
+pub(super) const HOUR: i64 = 3_600;
+pub(super) const DAY: i64 = 86_400;
+/// A drawn token, secret or archive needs a second or two to be seen and a request to be made.
+pub(super) const SOON: i64 = 10;
+
+/// How one org is configured.
+#[derive(Clone, Debug)]
+pub(super) struct Setup {
+    /// `now` or an RFC 3339 time.
+    pub(super) start: String,
+    pub(super) api: &'static str,
+    pub(super) sentinel: bool,
+    pub(super) file: bool,
+    /// More lines of `[source]`.
+    pub(super) source: String,
+}
+
+impl Setup {
+    fn new() -> Setup {
+        Setup { start: rfc3339(BEGIN), api: PULUMI, sentinel: false, file: true, source: String::new() }
+    }
+}
+
+pub(super) struct Simulation {
+    pub(super) pulumi: Arc<Pulumi>,
+    pub(super) entra: Arc<Entra>,
+    pub(super) azure: Arc<Ingestion>,
+    pub(super) wire: Arc<Wire>,
+    pub(super) journal: Arc<MemoryJournal>,
+    pub(super) setups: BTreeMap<String, Setup>,
+    /// `max_bytes_per_org`.
+    pub(super) journal_bytes_max: u64,
+    /// How far this machine's clock is ahead of the truth, in seconds.
+    pub(super) local_clock_ahead: i64,
+    begun: Instant,
+    paths: Paths,
+    process: Option<Process>,
+    _folder: TempDir,
+}
+
+struct Process {
+    stop: CancellationToken,
+    orgs: JoinSet<()>,
+    reports: Reports,
+}
+
+impl Simulation {
+    /// A world with these orgs, their logs empty, and a forwarder that archives them, not started yet.
+    pub(super) fn of(orgs: &[&str]) -> Simulation {
+        Self::seeded(orgs, 1, &Behaviour { gzip: Gzip::Never, ..Behaviour::mysql() })
+    }
+
+    /// The same with chance and a service's ways of one's own.
+    pub(super) fn seeded(orgs: &[&str], seed: u64, behaviour: &Behaviour) -> Simulation {
+        fastrand::seed(seed);
+        let begun = Instant::now();
+        let clock = WorldClock::by(move || BEGIN + begun.elapsed().as_secs() as i64);
+        let pulumi = Arc::new(Pulumi::new(clock.clone(), seed));
+        let entra = Arc::new(Entra::new(clock.clone(), seed));
+        let azure = Arc::new(Ingestion::new(clock, entra.book.clone(), seed));
+        entra.register(TENANT, CLIENT_ID, CLIENT_SECRET);
+        for org in orgs {
+            pulumi.found(org, behaviour.clone());
+            azure.create_rule(&rule_of(org));
+        }
+        let wire = Arc::new(Wire::new(pulumi.clone(), entra.clone(), azure.clone()));
+        let folder = folder();
+        let simulation = Simulation {
+            pulumi,
+            entra,
+            azure,
+            wire,
+            journal: Arc::new(MemoryJournal::new()),
+            setups: orgs.iter().map(|org| ((*org).to_owned(), Setup::new())).collect(),
+            journal_bytes_max: 2 << 30,
+            local_clock_ahead: 0,
+            begun,
+            paths: Paths::below(folder.path()),
+            process: None,
+            _folder: folder,
+        };
+        for org in orgs {
+            simulation.write_token(org, &simulation.org(org).token());
+        }
+        simulation.paths.write_secret("client-secret", CLIENT_SECRET);
+        simulation
+    }
+
+    pub(super) fn setup(&mut self, org: &str) -> &mut Setup {
+        self.setups.get_mut(org).expect("the simulation has this org")
+    }
+
+    pub(super) fn with_sentinel(mut self) -> Simulation {
+        self.setups.values_mut().for_each(|setup| setup.sentinel = true);
+        self
+    }
+
+    pub(super) fn org(&self, name: &str) -> OrgHandle<'_> {
+        self.pulumi.org(name)
+    }
+
+    /// Adds events; each becomes visible when it happens, or later where it says so.
+    pub(super) fn add(&self, org: &str, events: impl IntoIterator<Item = Event>) {
+        let happening = |event: Event| Event { visible_at: event.visible_at.max(event.timestamp), ..event };
+        self.org(org).add(events.into_iter().map(happening));
+    }
+
+    /// The true time.
+    pub(super) fn now(&self) -> i64 {
+        BEGIN + self.begun.elapsed().as_secs() as i64
+    }
+
+    /// Since the simulation began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    pub(super) async fn pass(&self, seconds: i64) {
+        sleep(Duration::from_secs(u64::try_from(seconds).expect("time goes forward"))).await;
+    }
+
+    pub(super) async fn pass_until(&self, second: i64) {
+        self.pass((second - self.now()).max(0)).await;
+    }
+
+    /// Lets time pass in steps until something holds; panics when it does not within `patience` seconds.
+    pub(super) async fn until(&self, what: &str, patience: i64, mut holds: impl FnMut() -> bool) {
+        let deadline = self.now() + patience;
+        while !holds() {
+            assert!(self.now() < deadline, "not within {patience} s: {what}\n{:#?}", self.statuses());
+            self.pass(1).await;
+        }
+    }
+
+    pub(super) fn write_token(&self, org: &str, token: &str) {
+        self.paths.write_secret(&format!("{org}-token"), token);
+    }
+
+    pub(super) fn write_next_token(&self, org: &str, token: &str) -> PathBuf {
+        self.paths.write_secret(&format!("{org}-token-next"), token)
+    }
+
+    pub(super) fn write_client_secret(&self, secret: &str) {
+        self.paths.write_secret("client-secret", secret);
+    }
+
+    /// Starts the forwarder as the supervisor does, on what the journal holds.
+    pub(super) fn start(&mut self) {
+        assert!(self.process.is_none(), "it is running");
+        self.write_config();
+        let settings = config::load(Some(&self.paths.config)).expect("the configuration is valid").settings;
+        let clock = Clock::simulated(Second(self.now() + self.local_clock_ahead));
+        let wire = self.wire.clone();
+        let connect: Connect = Arc::new(move |_| Ok(wire.clone() as Arc<dyn Transport>));
+        let reports = Reports::new(Metrics::new("simulated", ""), clock.clone());
+        let shared = Arc::new(Shared {
+            journal: self.journal.clone() as Arc<dyn Journal>,
+            journal_bytes_max: self.journal_bytes_max,
+            reports: reports.clone(),
+            clock,
+            connect,
+            hosts: HostBudgets::default(),
+            credentials: Credentials::default(),
+            s3: Connections::default(),
+        });
+        let stop = CancellationToken::new();
+        let mut orgs = JoinSet::new();
+        let count = settings.orgs.len();
+        for (index, settings) in settings.orgs.into_iter().enumerate() {
+            let interval = settings.source.poll_interval;
+            let begin = Instant::now() + org::stagger(index, count, interval);
+            let org = Org::new(settings, org::phase(index, count, interval), shared.clone(), stop.clone());
+            orgs.spawn(async move {
+                sleep_until(begin).await;
+                org.run(Until::Stopped).await;
+            });
+        }
+        self.process = Some(Process { stop, orgs, reports });
+    }
+
+    /// Ends it in order.
+    pub(super) async fn stop(&mut self) {
+        let mut process = self.process.take().expect("it is running");
+        process.stop.cancel();
+        while let Some(ended) = process.orgs.join_next().await {
+            ended.expect("no org panics");
+        }
+    }
+
+    /// Ends it wherever it is.
+    pub(super) async fn kill(&mut self) {
+        self.process.take().expect("it is running").orgs.shutdown().await;
+    }
+
+    fn write_config(&self) {
+        let paths = &self.paths;
+        let forwarder =
+            format!("state_dir = {:?}\norgs_dir = \"orgs\"\n[admin]\nlisten = \"off\"\n", paths.state);
+        fs::write(&paths.config, forwarder).expect("the configuration can be written");
+        let secret = |name: &str| paths.secret(name);
+        for (org, setup) in &self.setups {
+            let mut text = format!(
+                "org = {org:?}\nstart = {start:?}\n[source]\napi_url = \"https://{api}\"\ntoken = {{ file = {token:?} }}\n{more}\n",
+                start = setup.start,
+                api = setup.api,
+                token = secret(&format!("{org}-token")),
+                more = setup.source,
+            );
+            if setup.sentinel {
+                text += &format!(
+                    "[sentinel]\nendpoint = \"https://{AZURE}\"\nrule_id = {rule:?}\nauthority = \"https://{ENTRA}\"\n\
+                     identity = {{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {{ file = {secret:?} }} }}\n",
+                    rule = rule_of(org),
+                    secret = secret("client-secret"),
+                );
+            }
+            if setup.file {
+                text += &format!("[file]\npath = {:?}\n", paths.archive_of(org));
+            }
+            fs::write(paths.orgs.join(format!("{org}.toml")), text).expect("the org's file can be written");
+        }
+    }
+
+    pub(super) fn statuses(&self) -> Vec<OrgStatus> {
+        self.process.as_ref().map(|process| process.reports.status().orgs).unwrap_or_default()
+    }
+
+    pub(super) fn status(&self, org: &str) -> OrgStatus {
+        let status = self.statuses().into_iter().find(|status| status.id.as_str() == org);
+        status.expect("the forwarder runs and has this org")
+    }
+
+    /// `(state, reason)` of the source side.
+    pub(super) fn source(&self, org: &str) -> (&'static str, String) {
+        let source = self.status(org).source;
+        (source.state.as_str(), source.reason.unwrap_or_default())
+    }
+
+    pub(super) fn lane(&self, org: &str, destination: &str) -> LaneStatus {
+        let lanes = self.status(org).lanes;
+        lanes.into_iter().find(|lane| lane.destination.to_string() == destination).expect("it has this lane")
+    }
+
+    pub(super) async fn state(&self, org: &str) -> OrgState {
+        // Naming the configured lanes again changes nothing.
+        let setup = &self.setups[org];
+        let mut lanes = Vec::new();
+        if setup.sentinel {
+            lanes.push(pulumi_audit_forwarder::destination::DestinationName::Sentinel);
+        }
+        if setup.file {
+            lanes.push(pulumi_audit_forwarder::destination::DestinationName::File);
+        }
+        self.journal.open(&id(org), &lanes).await.expect("memory does not fail")
+    }
+
+    pub(super) async fn coverage(&self, org: &str) -> Coverage {
+        self.state(org).await.coverage
+    }
+
+    pub(super) fn windows(&self, org: &str) -> Vec<WindowRecord> {
+        self.journal.windows(&id(org))
+    }
+
+    /// Seconds that the forwarder declares damaged.
+    pub(super) async fn damaged(&self, org: &str) -> BTreeSet<i64> {
+        let coverage = self.coverage(org).await;
+        let damaged = coverage.spans().iter().filter(|span| span.damaged);
+        damaged.flat_map(|span| span.from.0..span.until.0).collect()
+    }
+
+    fn truth(&self, org: &str) -> Source {
+        let handle = self.org(org);
+        Source { events: handle.truth(), shown: handle.shown() }
+    }
+
+    /// What reached the archive, compared with what was visible at `as_of`.
+    pub(super) fn archived(&self, org: &str, expect: &Expect) -> Report {
+        Archive::of_directory(&self.paths.archive_of(org)).check("file", org, &self.truth(org), expect)
+    }
+
+    /// The same for the table.
+    pub(super) fn ingested(&self, org: &str, expect: &Expect) -> Report {
+        let rows = self.azure.rows_of_rule(&rule_of(org));
+        table::check(&rows, org, &self.truth(org), self.now(), expect)
+    }
+
+    /// Asserts that everything visible at `as_of` is at every destination, exactly once where that is promised.
+    #[track_caller]
+    pub(super) fn assert_complete(&self, org: &str, as_of: i64) {
+        self.assert_complete_but(org, &Expect { as_of, ..Expect::default() });
+    }
+
+    #[track_caller]
+    pub(super) fn assert_complete_but(&self, org: &str, expect: &Expect) {
+        let setup = &self.setups[org];
+        if setup.file {
+            let report = self.archived(org, expect);
+            assert!(report.due > 0, "nothing was due: {report}");
+            report.assert_complete();
+        }
+        if setup.sentinel {
+            let report = self.ingested(org, expect);
+            assert!(report.due > 0, "nothing was due: {report}");
+            report.assert_complete();
+        }
+    }
+}
+
+/// In memory where there is such a place: a simulated day syncs thousands of files, and no test here is about the disk.
+fn folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory can be made")
+}
+
+pub(super) fn id(org: &str) -> OrgId {
+    OrgId::new(org).expect("the tests' orgs have good names")
+}
