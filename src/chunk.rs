@@ -217,8 +217,9 @@ impl Cut<'_> {
 
     fn chunk(&self, number: u64, previous: Link, date: String, run: &[NewEvent], summary: &Summary) -> Chunk {
         let mut lines = Vec::with_capacity(run.iter().map(|new| new.event.raw.len() + 200).sum());
+        let mut frame = Frame::of(self, number);
         for new in run {
-            write_line(&mut lines, self, number, new);
+            frame.write_line(&mut lines, new);
         }
         let sha256: [u8; 32] = Sha256::digest(&lines).into();
         let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
@@ -318,33 +319,47 @@ fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(value: D) -> Result<Option<
     <&RawValue>::deserialize(value).map(Some)
 }
 
-/// `{"key":…,"org":…,"id":…,"time":…,"chunk":…,"mode":…,"event":{…}}` and a line feed. An event that is not UTF-8 stands as
-/// `event_base64` instead.
-fn write_line(lines: &mut Vec<u8>, cut: &Cut<'_>, number: u64, new: &NewEvent) {
-    let org = serde_json::to_string(cut.org).unwrap_or_default();
-    lines.extend_from_slice(b"{\"key\":\"");
-    lines.extend_from_slice(new.key.as_str().as_bytes());
-    lines.extend_from_slice(b"\",\"org\":");
-    lines.extend_from_slice(org.as_bytes());
-    lines.extend_from_slice(b",\"id\":\"");
-    lines.extend_from_slice(cut.id.as_str().as_bytes());
-    lines.extend_from_slice(b"\",\"time\":");
-    match new.event.at {
-        Some(at) => lines.extend_from_slice(format!("\"{at}\"").as_bytes()),
-        None => lines.extend_from_slice(b"null"),
+/// What is the same in all lines of a chunk, and the time last written: many events share their second.
+struct Frame {
+    before_time: String,
+    before_event: String,
+    time: (Option<Second>, String),
+}
+
+impl Frame {
+    fn of(cut: &Cut<'_>, number: u64) -> Frame {
+        let org = serde_json::to_string(cut.org).unwrap_or_default();
+        Frame {
+            before_time: format!("\",\"org\":{org},\"id\":\"{}\",\"time\":", cut.id),
+            before_event: format!(",\"chunk\":{number},\"mode\":\"{}\",", cut.mode.as_str()),
+            time: (None, "null".to_owned()),
+        }
     }
-    lines.extend_from_slice(format!(",\"chunk\":{number},\"mode\":\"{}\",", cut.mode.as_str()).as_bytes());
-    if std::str::from_utf8(&new.event.raw).is_ok() {
-        lines.extend_from_slice(b"\"event\":");
-        lines.extend_from_slice(&new.event.raw);
-    } else {
-        use base64::Engine;
-        let encoded = base64::engine::general_purpose::STANDARD.encode(&new.event.raw);
-        lines.extend_from_slice(b"\"event_base64\":\"");
-        lines.extend_from_slice(encoded.as_bytes());
-        lines.push(b'"');
+
+    /// `{"key":…,"org":…,"id":…,"time":…,"chunk":…,"mode":…,"event":{…}}` and a line feed. An event that is not UTF-8 stands as
+    /// `event_base64` instead.
+    fn write_line(&mut self, lines: &mut Vec<u8>, new: &NewEvent) {
+        if self.time.0 != new.event.at {
+            let text = new.event.at.map_or_else(|| "null".to_owned(), |at| format!("\"{at}\""));
+            self.time = (new.event.at, text);
+        }
+        lines.extend_from_slice(b"{\"key\":\"");
+        lines.extend_from_slice(new.key.as_str().as_bytes());
+        lines.extend_from_slice(self.before_time.as_bytes());
+        lines.extend_from_slice(self.time.1.as_bytes());
+        lines.extend_from_slice(self.before_event.as_bytes());
+        if std::str::from_utf8(&new.event.raw).is_ok() {
+            lines.extend_from_slice(b"\"event\":");
+            lines.extend_from_slice(&new.event.raw);
+        } else {
+            use base64::Engine;
+            let encoded = base64::engine::general_purpose::STANDARD.encode(&new.event.raw);
+            lines.extend_from_slice(b"\"event_base64\":\"");
+            lines.extend_from_slice(encoded.as_bytes());
+            lines.push(b'"');
+        }
+        lines.extend_from_slice(b"}\n");
     }
-    lines.extend_from_slice(b"}\n");
 }
 
 /// Gzips a buffer; the header holds no time and no name, so equal input gives equal bytes.

@@ -27,7 +27,7 @@ use crate::secret::Secret;
 /// The only stable version (learn.microsoft.com, "Logs Ingestion API in Azure Monitor", 2026-09).
 const API_VERSION: &str = "2023-01-01";
 /// Azure bills plain size and takes what comes in free, so little effort is right.
-const GZIP_LEVEL: u32 = 3;
+const GZIP_LEVEL: u32 = 1;
 /// For the whole exchange; a body is at most a megabyte before compression.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Most bytes of an answer; real ones have a few hundred.
