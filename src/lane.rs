@@ -121,10 +121,10 @@ impl Lane {
                 answer => self.wait(&chunk, answer, &drained).await,
             }
             if paused && ending {
-                self.figures(true).await;
-                return;
+                break;
             }
         }
+        self.figures(true).await;
     }
 
     /// The destination has it. Until the acknowledgement is committed, a restart delivers it again.

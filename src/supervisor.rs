@@ -107,14 +107,14 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     if let Some(watch) = options.watch {
         services.spawn(show(reports.clone(), watch));
     }
-    supervise(&mut orgs, signals, options.once, &stop).await;
+    let all_done = supervise(&mut orgs, signals, options.once, &stop).await;
     orgs.shutdown().await;
     stop.cancel();
     services.shutdown().await;
     tracing::info!("stopped");
     Ok(match options.once {
         None => Ended::Done,
-        Some(_) => incomplete(&reports.status()),
+        Some(_) => incomplete(&reports.status(), all_done),
     })
 }
 
@@ -138,16 +138,16 @@ fn start_orgs(
     tasks
 }
 
-/// Waits for the orgs to end, for a signal, or for the time limit of `--once`.
+/// Waits for the orgs to end, for a signal, or for the time limit of `--once`. Answers whether they ended by themselves.
 async fn supervise(
     orgs: &mut JoinSet<()>,
     mut signals: Signals,
     once: Option<Duration>,
     stop: &CancellationToken,
-) {
+) -> bool {
     let all_ended = async |orgs: &mut JoinSet<()>| while orgs.join_next().await.is_some() {};
     tokio::select! {
-        () = all_ended(orgs) => return,
+        () = all_ended(orgs) => return true,
         name = signals.next() => tracing::info!(signal = name, "stopping; deliveries under way are finished first"),
         () = sleep(once.unwrap_or(Duration::MAX)) => tracing::warn!("the time limit of --once is reached"),
     }
@@ -160,6 +160,7 @@ async fn supervise(
         }
         name = signals.next() => tracing::warn!(signal = name, "aborted; what was under way is sent again at the next start"),
     }
+    false
 }
 
 async fn show(reports: Reports, mut watch: Watch) {
@@ -217,9 +218,13 @@ async fn beat(journal: Arc<dyn Journal>, pulse: Pulse) {
     }
 }
 
-/// What keeps a finished `--once` from being complete.
-fn incomplete(status: &Status) -> Ended {
+/// What keeps a finished `--once` from being complete. One that was cut short never is: what its parts say of themselves may be as
+/// old as the last thing they finished.
+fn incomplete(status: &Status, all_done: bool) -> Ended {
     let mut lines = Vec::new();
+    if !all_done {
+        lines.push("ended by a signal or the time limit before everything was done".to_owned());
+    }
     for org in &status.orgs {
         if org.source.state != State::Ok {
             let what =
