@@ -7,11 +7,7 @@
 //! *Why not a benchmark harness:* they time a function in their own process. Here the process is what is measured, while the
 //! services it talks to run in this one and must not count.
 
-#![expect(
-    clippy::expect_used,
-    clippy::disallowed_methods,
-    reason = "a panic is the report, and real time is measured"
-)]
+#![expect(clippy::expect_used, reason = "a panic is the report, and real time is measured")]
 
 mod process;
 mod steps;
