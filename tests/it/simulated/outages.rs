@@ -7,7 +7,7 @@ use super::wire::{AZURE, ENTRA, PULUMI};
 use crate::world::ingestion::Fault;
 use crate::world::pulumi::events::Generator;
 use crate::world::script::Times;
-use crate::world::setup::rule_of;
+use crate::world::setup::{CLIENT_ID, TENANT, rule_of};
 use crate::world::truth::Expect;
 
 fn visible_at(second: i64) -> Expect {
@@ -125,4 +125,44 @@ async fn a_part_that_panics_is_started_again_and_the_others_go_on() {
     }
     let unsettled = simulation.status("acme").coverage.unsettled;
     assert!(unsettled <= DAY, "later looks go on: {unsettled}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_client_secret_pauses_only_azure_and_is_taken_up_at_once() {
+    let mut simulation = Simulation::of(&["acme"]).with_sentinel();
+    simulation.add("acme", Generator::seeded(7).background(BEGIN, BEGIN + 6 * HOUR, 60.0));
+    simulation.start();
+    simulation.pass(HOUR).await;
+    simulation.entra.rotate_secret(TENANT, CLIENT_ID, "another-secret");
+    simulation.entra.book.revoke_all();
+    let paused = || simulation.lane("acme", "sentinel").state.as_str() == "paused";
+    simulation.until("the lane is paused", 10 * MINUTE, paused).await;
+    let before = simulation.wire.sent_to(ENTRA).len();
+    simulation.pass(2 * HOUR).await;
+    let asked = simulation.wire.sent_to(ENTRA).len() - before;
+    assert!((100..=130).contains(&asked), "{asked} questions for a token in two hours");
+    assert_eq!(simulation.lane("acme", "sentinel").reason.as_deref(), Some("credentials"));
+    simulation.archived("acme", &visible_at(simulation.now() - 6 * MINUTE)).assert_complete();
+    simulation.write_client_secret("another-secret");
+    let drained = || simulation.lane("acme", "sentinel").backlog_chunks == 0;
+    simulation.until("the backlog drains", 2 * SOON, drained).await;
+    simulation.pass_until(BEGIN + 7 * HOUR).await;
+    simulation.assert_complete("acme", BEGIN + 6 * HOUR);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_role_that_is_missing_is_asked_for_every_few_minutes_and_found_when_it_comes() {
+    let mut simulation = Simulation::of(&["acme"]).with_sentinel();
+    simulation.add("acme", Generator::seeded(8).background(BEGIN, BEGIN + 6 * HOUR, 60.0));
+    simulation.azure.denies_the_role();
+    simulation.start();
+    simulation.pass(4 * HOUR).await;
+    let asked = simulation.wire.sent_to(AZURE).len();
+    assert!((48..=55).contains(&asked), "{asked} tries in four hours");
+    assert_eq!(simulation.lane("acme", "sentinel").reason.as_deref(), Some("permission"));
+    simulation.azure.grants_the_role();
+    let drained = || simulation.lane("acme", "sentinel").backlog_chunks == 0;
+    simulation.until("the backlog drains", 5 * MINUTE + SOON, drained).await;
+    simulation.pass_until(BEGIN + 7 * HOUR).await;
+    simulation.assert_complete("acme", BEGIN + 6 * HOUR);
 }
