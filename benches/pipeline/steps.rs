@@ -54,14 +54,17 @@ pub fn run(raw: &[(i64, Vec<u8>)]) -> Vec<Step> {
     let now = Second(raw.last().map_or(0, |(at, _)| *at) + 1);
     let (parsed, cost) = measured(|| {
         let parse = |body: &Vec<u8>| parse_page(body, &org, now).expect("a page").events;
-        let read = |(window, pages): &(Window, Vec<Vec<u8>>)| (*window, pages.iter().flat_map(parse).collect());
+        let read =
+            |(window, pages): &(Window, Vec<Vec<u8>>)| (*window, pages.iter().flat_map(parse).collect());
         windows.iter().map(read).collect::<Vec<(Window, Vec<Event>)>>()
     });
     add("parse pages, identity and payload hashed", cost, false, false);
     let (_, cost) = measured(|| {
         let events = parsed.iter().flat_map(|(_, events)| events);
         // The identity hashes about half of what the payload does.
-        events.map(|event| Sha256::digest(&event.raw)[0] ^ Sha256::digest(&event.raw[..event.raw.len() / 2])[0]).max()
+        events
+            .map(|event| Sha256::digest(&event.raw)[0] ^ Sha256::digest(&event.raw[..event.raw.len() / 2])[0])
+            .max()
     });
     add("of that, about: SHA-256 of identity and payload", cost, true, true);
 
@@ -101,14 +104,16 @@ pub fn run(raw: &[(i64, Vec<u8>)]) -> Vec<Step> {
 
     journal(&org, cut, &mut add);
 
-    let (rows, cost) = measured(|| {
-        chunks.iter().map(|chunk| Rows::of(chunk, false).expect("whole")).collect::<Vec<_>>()
-    });
+    let (rows, cost) =
+        measured(|| chunks.iter().map(|chunk| Rows::of(chunk, false).expect("whole")).collect::<Vec<_>>());
     add("rows: unpack, check, map", cost, false, false);
-    let (_, cost) = measured(|| chunks.iter().map(|chunk| chunk.lines().map_or(0, |l| l.len())).sum::<usize>());
+    let (_, cost) =
+        measured(|| chunks.iter().map(|chunk| chunk.lines().map_or(0, |l| l.len())).sum::<usize>());
     add("of that: unpack and check", cost, true, false);
     let (bodies, cost) = measured(|| {
-        let body = |rows: &Rows| rows.packed(BODY_BYTES_MAX).into_iter().map(|run| rows.body(run)).collect::<Vec<_>>();
+        let body = |rows: &Rows| {
+            rows.packed(BODY_BYTES_MAX).into_iter().map(|run| rows.body(run)).collect::<Vec<_>>()
+        };
         rows.iter().flat_map(body).collect::<Vec<_>>()
     });
     add("request bodies", cost, false, false);
@@ -126,10 +131,20 @@ pub fn sizes(raw: &[(i64, Vec<u8>)]) -> [f64; 4] {
     let (mut sent, mut stored, mut row_bytes) = (0, 0, 0);
     let now = Second(raw.last().map_or(0, |(at, _)| *at) + 1);
     for (window, pages) in pages(raw) {
-        let events = pages.iter().flat_map(|body| parse_page(body, &org, now).expect("a page").events).collect();
+        let events =
+            pages.iter().flat_map(|body| parse_page(body, &org, now).expect("a page").events).collect();
         let new = Tally::default().take(events);
         let (before, after) = (summary(), summary());
-        let cut = Cut { id: &org, org: "acme", mode: Mode::Catchup, window, next: 0, link: Link::FIRST, before, after };
+        let cut = Cut {
+            id: &org,
+            org: "acme",
+            mode: Mode::Catchup,
+            window,
+            next: 0,
+            link: Link::FIRST,
+            before,
+            after,
+        };
         for chunk in cut.chunks(new) {
             stored += chunk.body.len();
             let rows = Rows::of(&chunk, false).expect("whole");
@@ -165,7 +180,8 @@ fn journal(
             assert!(known.len() <= 1, "windows meet in one minute at most");
             coverage.cover(window, window.until, &[], &[]);
             let seen = chunks.iter().map(|chunk| u64::from(chunk.count)).sum();
-            let record = WindowRecord { window, kind: "catchup".into(), read_at: window.until, seen, new: seen };
+            let record =
+                WindowRecord { window, kind: "catchup".into(), read_at: window.until, seen, new: seen };
             let append = Append {
                 revision,
                 start: Some(window.from),
@@ -216,7 +232,11 @@ impl Service for Peer {
 fn requests(pages: &[Bytes], bodies: &[Bytes], add: &mut impl FnMut(&'static str, Duration, bool, bool)) {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let certificates = Certificates::create(directory.path());
-    let peers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let peers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let peer = Peer { pages: pages.to_vec(), next: std::sync::atomic::AtomicUsize::new(0) };
     let server = peers.block_on(Server::start(Arc::new(peer), Some(certificates.server(Leaf::Good))));
     let client = Client::new(Some(&certificates.ca_pem)).expect("a client");

@@ -124,7 +124,11 @@ fn keyed(events: Vec<Event>, identity: &Identity, first: u64) -> impl Iterator<I
 fn difference(journaled: &mut Vec<Journaled>, events: Vec<Event>) -> (Vec<Event>, bool) {
     // Nearly every event of a window that is read for the first time: nothing to match it with.
     if let ([event], true) = (events.as_slice(), journaled.is_empty()) {
-        journaled.push(Journaled { payload: short_payload(&event.payload), count: 1, renditions: Vec::new() });
+        journaled.push(Journaled {
+            payload: short_payload(&event.payload),
+            count: 1,
+            renditions: Vec::new(),
+        });
         return (events, true);
     }
     let mut free: Vec<u32> = journaled.iter().map(|entry| entry.count).collect();
