@@ -8,6 +8,7 @@
 //! SQLite has one writer anyway; the bounded queue in front of it is the back pressure.
 
 mod checksum;
+mod fault;
 mod lock;
 mod rows;
 mod schema;
@@ -21,7 +22,8 @@ use async_trait::async_trait;
 use rusqlite::Transaction;
 use tokio::sync::{mpsc, oneshot};
 
-use self::store::{Fault, Store};
+use self::fault::Fault;
+use self::store::Store;
 use crate::chunk::Chunk;
 use crate::clock::Second;
 use crate::destination::{DestinationName, Refusal};

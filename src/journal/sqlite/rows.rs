@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::checksum::Checksum;
-use super::store::Fault;
+use super::fault::Fault;
 use crate::chunk::{Chunk, Link, Mode};
 use crate::clock::{Second, Window};
 use crate::coverage::{Coverage, Span};

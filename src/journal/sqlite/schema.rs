@@ -14,8 +14,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+use super::fault::Fault;
 use super::rows::{Meta, stored};
-use super::store::Fault;
 use crate::journal::JournalError;
 
 /// `PAFJ`.

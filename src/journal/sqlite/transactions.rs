@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
+use super::fault::Fault;
 use super::rows::{self, LaneRow, Meta, OrgRow, number, stored};
-use super::store::Fault;
 use crate::chunk::{Chunk, Link};
 use crate::clock::Second;
 use crate::coverage::Coverage;
