@@ -214,6 +214,7 @@ impl Collector {
                     None,
                     "the org's journal is full of undelivered chunks (max_bytes_per_org): events stay at the source",
                 );
+                self.report.first_sweep_ended();
                 return Outcome::Waiting(FULL_PAUSE);
             }
             Ok(room) => room == Room::LessThanHalf,

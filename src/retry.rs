@@ -19,9 +19,9 @@ pub fn backoff(failures: u32, jitter: f64) -> Duration {
     ceiling(BACKOFF_FIRST, failures).mul_f64(jitter.clamp(0.0, 1.0))
 }
 
-/// Pause after a 429 that named none: it grows from a minute to five, and is shortened by at most a tenth.
+/// Pause after a 429 that named none: it grows from a minute to five; of the shorter ones up to a tenth is added.
 pub fn cool_down(refusals: u32, jitter: f64) -> Duration {
-    ceiling(COOL_DOWN_FIRST, refusals).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 10.0)
+    ceiling(COOL_DOWN_FIRST, refusals).mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 10.0).min(BACKOFF_LONGEST)
 }
 
 fn ceiling(first: Duration, failures: u32) -> Duration {
@@ -66,7 +66,8 @@ mod tests {
     fn a_429_without_a_wait_costs_one_to_five_minutes() {
         assert_eq!(cool_down(1, 0.0), Duration::from_secs(60));
         assert_eq!(cool_down(2, 0.0), Duration::from_secs(120));
-        assert_eq!(cool_down(9, 1.0), Duration::from_secs(270));
+        assert_eq!(cool_down(1, 1.0), Duration::from_secs(66));
+        assert_eq!(cool_down(9, 1.0), Duration::from_secs(300));
     }
 
     #[test]

@@ -181,7 +181,7 @@ impl Client {
                 self.tokens.forbidden();
             }
             if answer.status != 401 {
-                return self.meaning(answer);
+                return self.meaning(answer, &token);
             }
             let other = if tried_other { None } else { self.tokens.other() };
             self.metrics.credential_refresh("source", other.is_some());
@@ -193,7 +193,7 @@ impl Client {
                 None => {
                     self.tokens.all_refused();
                     return Err(SourceError::Credentials {
-                        cause: format!("Pulumi refused the access token (401){}", said(&answer.body)),
+                        cause: format!("Pulumi refused the access token (401){}", said(&answer.body, &token)),
                         remedy: format!(
                             "put a valid access token into {}; it is taken up by itself, and nothing is lost meanwhile",
                             self.tokens.places()
@@ -262,9 +262,9 @@ impl Client {
         self.metrics.clock_skew.set((date - self.clock.now()) as f64);
     }
 
-    fn meaning(&self, answer: Response) -> Result<Response, SourceError> {
+    fn meaning(&self, answer: Response, token: &Secret) -> Result<Response, SourceError> {
         let status = answer.status;
-        let cause = format!("Pulumi answered {status}{}", said(&answer.body));
+        let cause = format!("Pulumi answered {status}{}", said(&answer.body, token));
         let wait = answer.header("retry-after").and_then(|value| retry::retry_after(value, self.now()));
         Err(match status {
             200 => return Ok(answer),
@@ -307,8 +307,10 @@ impl Client {
     }
 }
 
-fn said(body: &[u8]) -> String {
-    wire::error_message(body).map(|message| format!(": {message}")).unwrap_or_default()
+/// The service's words; should they repeat the token, which need not look like one, it is taken out.
+fn said(body: &[u8], token: &Secret) -> String {
+    let message = wire::error_message(body).map(|message| message.replace(token.expose(), "[REDACTED]"));
+    message.map(|message| format!(": {message}")).unwrap_or_default()
 }
 
 fn headers(token: &Secret) -> Result<HeaderMap, SourceError> {
@@ -325,4 +327,15 @@ fn headers(token: &Secret) -> Result<HeaderMap, SourceError> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_the_service_repeats_is_not_shown() {
+        let body = br#"{"code":401,"message":"`self-hosted-token` is not valid"}"#;
+        assert_eq!(said(body, &Secret::new("self-hosted-token".into())), ": `[REDACTED]` is not valid");
+    }
 }
