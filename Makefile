@@ -28,9 +28,9 @@ lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 	$(CARGO_DENY) --locked --log-level warn check bans licenses sources
 	python3 .ci/dependency-table.py
 
-bench: ## events per CPU second, step by step
+bench: ## what an event costs in CPU time, whole and step by step, and memory: ten minutes or so
 	sh tests/tools.sh demo
-	cargo bench --locked
+	cargo bench --locked --bench pipeline
 
 tools: ## install into .tools what the tests use
 	sh tests/tools.sh
