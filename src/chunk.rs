@@ -27,8 +27,24 @@ pub const CHUNK_EVENTS_MAX: usize = 1_000;
 pub const CHUNK_EVENT_BYTES_MAX: usize = 512 * 1024;
 /// Most bytes a chunk's lines may unpack to: 64 MiB of page, base64 and the lines' frames. Guards against a damaged body.
 pub const CHUNK_LINES_BYTES_MAX: u64 = 160 * 1024 * 1024;
-/// Level 6: what is stored is billed (`docs/performance.md` has the figures).
-const GZIP_LEVEL: u32 = 6;
+
+/// How hard a chunk's body is compressed (`docs/performance.md` has what each costs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Level 6: a destination stores the body as it is, and bills what is stored.
+    Stored,
+    /// Level 1: only the journal holds it, until it is delivered in another form.
+    Passing,
+}
+
+impl Packing {
+    const fn gzip_level(self) -> u32 {
+        match self {
+            Packing::Stored => 6,
+            Packing::Passing => 1,
+        }
+    }
+}
 
 /// How an event came to be journaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -162,6 +178,7 @@ pub struct Cut<'a> {
     pub org: &'a str,
     pub mode: Mode,
     pub window: Window,
+    pub packing: Packing,
     /// Number of the first chunk to cut, and the link it continues.
     pub next: u64,
     pub link: Link,
@@ -252,7 +269,7 @@ impl Cut<'_> {
             last,
             sha256,
             previous,
-            body: gzip(&lines, GZIP_LEVEL),
+            body: gzip(&lines, self.packing.gzip_level()),
             claim: Bytes::from(serde_json::to_vec(&claim).unwrap_or_default()),
         }
     }
@@ -421,6 +438,7 @@ mod tests {
             org: "Acme \"Corp\"",
             mode: Mode::Live,
             window: Window::new(Second(DAY + 36_000), Second(DAY + 36_300)),
+            packing: Packing::Stored,
             next,
             link,
             before: summary(vec![covered(DAY + 36_000)]),
@@ -606,6 +624,29 @@ mod tests {
         assert_eq!(one, two);
         assert_eq!(one[0].body[..4], [0x1f, 0x8b, 8, 0], "gzip, deflate, no name");
         assert_eq!(one[0].body[4..8], [0; 4], "mtime");
+    }
+
+    #[test]
+    fn how_hard_a_body_is_compressed_changes_no_line() {
+        let events = || (0..500).map(|n| new_event(Some(DAY + 36_001), format!("{{\"n\":{n}}}"))).collect();
+        let stored = cut(events());
+        let summary = || summary(vec![covered(DAY + 36_300)]);
+        let window = Window::new(Second(DAY + 36_000), Second(DAY + 36_300));
+        let passing = Cut {
+            id: &OrgId::new("acme").unwrap(),
+            org: "Acme \"Corp\"",
+            mode: Mode::Live,
+            window,
+            packing: Packing::Passing,
+            next: 0,
+            link: Link::FIRST,
+            before: summary(),
+            after: summary(),
+        }
+        .chunks(events());
+        assert_eq!(passing[0].lines(), stored[0].lines());
+        assert_eq!(passing[0].claim, stored[0].claim);
+        assert!(passing[0].body.len() > stored[0].body.len());
     }
 
     #[test]

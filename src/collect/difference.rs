@@ -47,6 +47,7 @@ impl Difference {
             org: &self.settings.org,
             mode: self.kind.mode(),
             window: self.window,
+            packing: self.settings.packing(),
             next: self.next,
             link: self.link,
             before: self.before,

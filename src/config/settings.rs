@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::chunk::Packing;
 use crate::clock::Second;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
@@ -74,6 +75,11 @@ impl OrgSettings {
             names.push(DestinationName::File);
         }
         names
+    }
+
+    /// How chunks are compressed. A destination configured later gets the older chunks as they are: larger, and no less right.
+    pub fn packing(&self) -> Packing {
+        if self.s3.is_some() || self.file.is_some() { Packing::Stored } else { Packing::Passing }
     }
 }
 

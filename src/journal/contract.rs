@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::memory::MemoryJournal;
 use super::sqlite::SqliteJournal;
 use super::*;
-use crate::chunk::{Claim, Cut, Mode, NewEvent, Summary};
+use crate::chunk::{Claim, Cut, Mode, NewEvent, Packing, Summary};
 use crate::coverage::Span;
 use crate::destination::{QuarantineReason, RowId};
 use crate::event::{Event, EventKey, IdentityHasher, Payload, hex};
@@ -93,6 +93,7 @@ impl<'a> Collector<'a> {
             org: "Acme Corp",
             mode: Mode::Live,
             window: window(),
+            packing: Packing::Stored,
             next: self.next,
             link: self.link,
             before: summary.clone(),

@@ -264,10 +264,12 @@ impl Client {
 
     fn meaning(&self, answer: Response, token: &Secret) -> Result<Response, SourceError> {
         let status = answer.status;
+        if status == 200 {
+            return Ok(answer);
+        }
         let cause = format!("Pulumi answered {status}{}", said(&answer.body, token));
         let wait = answer.header("retry-after").and_then(|value| retry::retry_after(value, self.now()));
         Err(match status {
-            200 => return Ok(answer),
             400 | 402 => SourceError::BadRequest {
                 cause,
                 remedy:

@@ -151,7 +151,7 @@ fn read_token(raw: &RawValue) -> Result<Option<PageToken>, Malformed> {
 }
 
 fn read_event(raw: Bytes, org: &OrgId, now: Second) -> Event {
-    let text = String::from_utf8_lossy(&raw);
+    let text = lossy(&raw);
     let parts = serde_json::from_str::<Parts<'_>>(&text).ok();
     let mut odd = Odd::default();
     let mut identity = IdentityHasher::new(org);
@@ -233,22 +233,35 @@ fn plain_text(lexeme: &str) -> Option<&str> {
 /// Drops white space outside strings. There is usually none: what lies between two pieces of it is copied at once.
 fn without_white_space(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len());
-    let (mut kept_from, mut at, mut in_text) = (0, 0, false);
+    let (mut kept_from, mut at) = (0, 0);
     while let Some(byte) = json.get(at) {
+        at += 1;
         match byte {
-            b'"' => in_text = !in_text,
-            // What it escapes, a quote perhaps, is text.
-            b'\\' if in_text => at += 1,
-            b' ' | b'\t' | b'\n' | b'\r' if !in_text => {
-                out.extend_from_slice(&json[kept_from..at]);
-                kept_from = at + 1;
+            b'"' => at = after_text(json, at),
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                out.extend_from_slice(&json[kept_from..at - 1]);
+                kept_from = at;
             }
             _ => {}
         }
-        at += 1;
     }
     out.extend_from_slice(&json[kept_from..]);
     out
+}
+
+/// Where a string ends whose inside begins at `at`.
+fn after_text(json: &[u8], mut at: usize) -> usize {
+    while let Some(found) =
+        json.get(at..).and_then(|rest| rest.iter().position(|byte| matches!(byte, b'"' | b'\\')))
+    {
+        at += found + 1;
+        if json[at - 1] == b'"' {
+            return at;
+        }
+        // What a backslash escapes, a quote perhaps, is text.
+        at += 1;
+    }
+    json.len()
 }
 
 /// The known fields as they stand; of a repeated key the last.
@@ -413,6 +426,11 @@ fn text_of(raw: Option<&RawValue>) -> Cow<'_, str> {
     }
 }
 
+/// Text, with replacement characters for what is not UTF-8. Nearly all of it is, and asking first costs a third of replacing.
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
+
 struct Lossy(String);
 
 impl<'de> Deserialize<'de> for Lossy {
@@ -424,7 +442,7 @@ impl<'de> Deserialize<'de> for Lossy {
                 f.write_str("a string")
             }
             fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Lossy, E> {
-                Ok(Lossy(String::from_utf8_lossy(bytes).into_owned()))
+                Ok(Lossy(lossy(bytes).into_owned()))
             }
         }
         deserializer.deserialize_bytes(LossyVisitor)

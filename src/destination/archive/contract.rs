@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Archive, Creation, Piece, Store};
-use crate::chunk::{Chunk, Cut, Link, Mode, NewEvent, Summary, gzip};
+use crate::chunk::{Chunk, Cut, Link, Mode, NewEvent, Packing, Summary, gzip};
 use crate::clock::{Second, Window};
 use crate::destination::{Answer, Backlog, Destination, PauseReason, Problem};
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
@@ -49,6 +49,7 @@ pub(crate) fn chunk(number: u64, instance: &str, events: u32) -> Chunk {
         org: "acme-corp",
         mode: Mode::Live,
         window: Window::new(at, at + 300),
+        packing: Packing::Stored,
         next: number,
         link: Link::FIRST,
         before: summary.clone(),

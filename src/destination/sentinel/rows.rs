@@ -653,7 +653,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::chunk::{Cut, Link, Mode, NewEvent, Summary};
+    use crate::chunk::{Cut, Link, Mode, NewEvent, Packing, Summary};
     use crate::clock::Window;
     use crate::event::{Event, EventKey, Identity, OrgId, Payload};
 
@@ -672,6 +672,7 @@ mod tests {
             org,
             mode: Mode::Live,
             window: Window::new(Second(1_795_250_000), Second(1_795_260_000)),
+            packing: Packing::Stored,
             next: 12,
             link: Link::FIRST,
             before: summary.clone(),

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 
 use super::*;
-use crate::chunk::{CHUNK_EVENTS_MAX, Cut, Link, Mode, NewEvent, Summary};
+use crate::chunk::{CHUNK_EVENTS_MAX, Cut, Link, Mode, NewEvent, Packing, Summary};
 use crate::clock::{Second, Window};
 use crate::config::settings::AzureIdentity;
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
@@ -279,6 +279,7 @@ fn chunk(number: u64, descriptions: &[String], padding: &str) -> Chunk {
         org: "acme-corp",
         mode: Mode::Live,
         window: Window::new(AT, AT + 1),
+        packing: Packing::Stored,
         next: number,
         link: Link::FIRST,
         before: summary.clone(),
