@@ -432,19 +432,23 @@ mod tests {
         Span { from: Second(DAY), until: Second(until), read_at: Second(until), age: 0, damaged: false }
     }
 
-    fn cut_from(next: u64, link: Link, events: Vec<NewEvent>) -> Vec<Chunk> {
+    fn cut_packed(packing: Packing, next: u64, link: Link, events: Vec<NewEvent>) -> Vec<Chunk> {
         let cut = Cut {
             id: &OrgId::new("acme").unwrap(),
             org: "Acme \"Corp\"",
             mode: Mode::Live,
             window: Window::new(Second(DAY + 36_000), Second(DAY + 36_300)),
-            packing: Packing::Stored,
+            packing,
             next,
             link,
             before: summary(vec![covered(DAY + 36_000)]),
             after: summary(vec![covered(DAY + 36_300)]),
         };
         cut.chunks(events)
+    }
+
+    fn cut_from(next: u64, link: Link, events: Vec<NewEvent>) -> Vec<Chunk> {
+        cut_packed(Packing::Stored, next, link, events)
     }
 
     fn cut(events: Vec<NewEvent>) -> Vec<Chunk> {
@@ -630,20 +634,7 @@ mod tests {
     fn how_hard_a_body_is_compressed_changes_no_line() {
         let events = || (0..500).map(|n| new_event(Some(DAY + 36_001), format!("{{\"n\":{n}}}"))).collect();
         let stored = cut(events());
-        let summary = || summary(vec![covered(DAY + 36_300)]);
-        let window = Window::new(Second(DAY + 36_000), Second(DAY + 36_300));
-        let passing = Cut {
-            id: &OrgId::new("acme").unwrap(),
-            org: "Acme \"Corp\"",
-            mode: Mode::Live,
-            window,
-            packing: Packing::Passing,
-            next: 0,
-            link: Link::FIRST,
-            before: summary(),
-            after: summary(),
-        }
-        .chunks(events());
+        let passing = cut_packed(Packing::Passing, 0, Link::FIRST, events());
         assert_eq!(passing[0].lines(), stored[0].lines());
         assert_eq!(passing[0].claim, stored[0].claim);
         assert!(passing[0].body.len() > stored[0].body.len());

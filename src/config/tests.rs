@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::settings::*;
 use super::*;
+use crate::chunk::Packing;
 use crate::secret::Place;
 
 /// A directory with configuration files, and the variables beside it.
@@ -255,6 +256,18 @@ fn an_upper_choice_of_a_secret_or_identity_replaces_the_lower_one_whole() {
         ("shared".into(), "c".into()),
         "without a kind of its own, single keys are replaced"
     );
+}
+
+#[test]
+fn chunks_are_packed_for_storage_only_where_a_destination_stores_them() {
+    let named = |org: &str, more: &str| SENTINEL.replace("acme-corp", org) + more;
+    let settings = Written::new("")
+        .org("acme", &named("acme", ""))
+        .org("beta", &named("beta", "[s3]\nbucket = \"audit\"\n"))
+        .org("gamma", &named("gamma", "[file]\npath = \"archive\"\n"))
+        .settings();
+    let packings: Vec<_> = settings.orgs.iter().map(|org| org.packing()).collect();
+    assert_eq!(packings, [Packing::Passing, Packing::Stored, Packing::Stored]);
 }
 
 #[test]
