@@ -6,10 +6,10 @@ CARGO_DENY := .tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench tools clean
+.PHONY: help demo test lint bench bench-orgs tools clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
 
 demo: ## watch events travel over real HTTP while things break, then see them counted
 	sh tests/tools.sh demo
@@ -31,6 +31,10 @@ lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 bench: ## what an event costs in CPU time, whole and step by step, and memory: five minutes or so
 	sh tests/tools.sh demo
 	cargo bench --locked --bench pipeline
+
+bench-orgs: ## what a thousand organizations in one process cost, and ten thousand: an hour
+	sh tests/tools.sh demo
+	cargo bench --locked --bench orgs
 
 tools: ## install into .tools what the tests use
 	sh tests/tools.sh

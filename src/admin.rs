@@ -7,16 +7,20 @@ mod connections;
 mod liveness;
 mod page;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{self, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
+use futures_util::stream;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +29,9 @@ use crate::report::Reports;
 use crate::report::status::Status;
 use connections::Connections;
 pub use liveness::{Liveness, Pulse};
+
+/// Pieces of a page of metrics that are written before the first of them is sent.
+const PIECES_AHEAD: usize = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -101,13 +108,18 @@ async fn guarded(State(seen): State<Seen>, mut answer: Response) -> Response {
 }
 
 async fn metrics_page(State(seen): State<Seen>) -> Response {
-    // With many orgs the page is megabytes, and the process figures are read from files: not on a runtime thread.
-    match tokio::task::spawn_blocking(move || seen.metrics.text()).await {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+    let (pieces, mut body) = mpsc::channel::<Result<String, Infallible>>(PIECES_AHEAD);
+    // With many orgs the page is megabytes, and the process figures are read from files: not on a runtime thread. It ends with the
+    // page, or with the connection.
+    tokio::task::spawn_blocking(move || {
+        for piece in seen.metrics.page() {
+            if pieces.blocking_send(Ok(piece)).is_err() {
+                return;
+            }
         }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+    });
+    let body = Body::from_stream(stream::poll_fn(move |context| body.poll_recv(context)));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], body).into_response()
 }
 
 async fn livez(State(seen): State<Seen>) -> Response {

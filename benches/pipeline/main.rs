@@ -9,14 +9,17 @@
 
 #![expect(clippy::expect_used, reason = "a panic is the report, and real time is measured")]
 
-mod process;
+#[path = "../measure/mod.rs"]
+mod measure;
 mod steps;
+mod threads;
 mod whole;
 #[path = "../../tests/world/mod.rs"]
 mod world;
 
 use std::time::Duration;
 
+use measure::{Figure, NO_AIM, print, process};
 use whole::{Lanes, Load};
 
 struct Options {
@@ -49,17 +52,6 @@ impl Options {
     }
 }
 
-/// For a figure that is only reported.
-const NO_AIM: &str = "–";
-
-/// A figure against its aim.
-struct Figure {
-    name: String,
-    value: String,
-    aim: &'static str,
-    met: bool,
-}
-
 fn main() {
     // One TLS provider for all libraries, as in the binary.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
@@ -77,15 +69,8 @@ fn main() {
     if options.wants("memory") {
         runtime.block_on(memory(&options, &mut figures));
     }
-    println!("\n{steps}\n| Figure | Measured | First aim | |\n|---|---|---|---|");
-    for Figure { name, value, aim, met } in &figures {
-        let verdict = match (*aim, *met) {
-            (NO_AIM, _) => "",
-            (_, true) => "met",
-            (_, false) => "missed",
-        };
-        println!("| {name} | {value} | {aim} | {verdict} |");
-    }
+    println!("\n{steps}");
+    print(&figures);
 }
 
 fn step_by_step(options: &Options, figures: &mut Vec<Figure>) -> String {

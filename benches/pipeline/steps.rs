@@ -21,7 +21,7 @@ use pulumi_audit_forwarder::journal::{Acknowledge, Append, Journal, TallyPage, W
 use pulumi_audit_forwarder::pulumi::wire::parse_page;
 use sha2::{Digest, Sha256};
 
-use crate::process;
+use crate::threads;
 use crate::world::certificates::{Certificates, Leaf};
 use crate::world::server::{Answering, Server, Service};
 use crate::world::verdict::{Verdict, respond};
@@ -187,7 +187,7 @@ fn journal(
     let count: u64 = windows.iter().map(|(_, chunks, _)| chunks.len() as u64).sum();
     let mut coverage = Coverage::default();
 
-    let begun = process::threads();
+    let begun = threads::all();
     runtime.block_on(async {
         for (revision, (window, chunks, tally)) in (state.revision..).zip(windows) {
             let (from, until) = (window.from.0 / 60, window.until.0 / 60 + 1);
@@ -210,9 +210,9 @@ fn journal(
             journal.append(org, append).await.expect("it appends");
         }
     });
-    add("journal: append windows, chunks and tally (SQLite, FULL)", process::threads() - begun, false, true);
+    add("journal: append windows, chunks and tally (SQLite, FULL)", threads::all() - begun, false, true);
 
-    let begun = process::threads();
+    let begun = threads::all();
     runtime.block_on(async {
         for number in 0..count {
             let chunk = journal.chunk(org, number).await.expect("it reads").expect("it is there");
@@ -222,7 +222,7 @@ fn journal(
             journal.acknowledge(org, acknowledge).await.expect("it acknowledges");
         }
     });
-    add("journal: read and acknowledge chunks, one lane", process::threads() - begun, false, true);
+    add("journal: read and acknowledge chunks, one lane", threads::all() - begun, false, true);
 }
 
 /// Answers every GET with the next of its pages, and takes every POST.
@@ -266,16 +266,16 @@ fn requests(pages: &[Bytes], bodies: &[Bytes], add: &mut impl FnMut(&'static str
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         client.send(request(Method::POST, &Bytes::new())).await.expect("the peer answers");
-        let begun = process::this_thread();
+        let begun = threads::this();
         for _ in pages {
             client.send(request(Method::GET, &Bytes::new())).await.expect("a page");
         }
-        add("fetch pages: HTTP, TLS, unpack", process::this_thread() - begun, false, false);
-        let begun = process::this_thread();
+        add("fetch pages: HTTP, TLS, unpack", threads::this() - begun, false, false);
+        let begun = threads::this();
         for body in bodies {
             client.send(request(Method::POST, body)).await.expect("an answer");
         }
-        add("send bodies: HTTP, TLS", process::this_thread() - begun, false, false);
+        add("send bodies: HTTP, TLS", threads::this() - begun, false, false);
     });
 }
 
@@ -310,7 +310,7 @@ fn summary() -> Summary {
 }
 
 fn measured<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let begun = process::this_thread();
+    let begun = threads::this();
     let result = std::hint::black_box(work());
-    (result, process::this_thread() - begun)
+    (result, threads::this() - begun)
 }

@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
-use crate::process::{self, Memory};
+use crate::measure::process::{self, Memory};
 use crate::world::World;
 use crate::world::chance::Chance;
 use crate::world::daemon::Daemon;
@@ -122,7 +122,7 @@ pub async fn deliver(lanes: Lanes, load: Load) -> Outcome {
     let config = world.write_config(&[setup], "");
     let log = world.paths.root.join("log");
 
-    let children_before = process::ended_children();
+    let [_, children_before] = process::cpu("self");
     let begun = Instant::now();
     let mut daemon = Daemon::start_with(binary(), &config, &log, &["run", "--once", "--timeout", "1h"]);
     let mut last = Memory::default();
@@ -139,7 +139,7 @@ pub async fn deliver(lanes: Lanes, load: Load) -> Outcome {
         sleep(LOOK).await;
     };
     let wall = begun.elapsed();
-    let cpu = process::ended_children() - children_before;
+    let cpu = process::cpu("self")[1] - children_before;
 
     // A figure of something that was not done would be worth nothing.
     assert!(status.success(), "the daemon did not deliver everything: {status}\n{}", daemon.log());

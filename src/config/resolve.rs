@@ -19,6 +19,7 @@ use super::{
 };
 use crate::clock::Second;
 use crate::event::OrgId;
+use crate::http::Clients;
 use crate::secret::{Place, SecretSource};
 
 const JOURNAL_BYTES_MIN: Size = Size(1 << 20);
@@ -35,6 +36,8 @@ const SECRET_REMEDY: &str = "give { file = \"…\" } or { env = \"…\" }";
 
 /// What `forwarder.toml` means; `None` where a mistake stands in the way.
 pub(super) struct Forwarder {
+    /// Made to see whether certificate authority files can be used: each once, however many orgs name it.
+    clients: Clients,
     /// As it is shown to people: relative if it was written so in a file that was named relatively.
     pub(super) orgs_dir: Option<PathBuf>,
     group_may_read: bool,
@@ -81,6 +84,7 @@ pub(super) fn forwarder(view: &mut View, file: &ForwarderFile, surroundings: &Su
     let format = required(view, &["log", "format"], file.log.format, "");
     let log = level.zip(format).map(|(level, format)| log_settings(level, format));
     Forwarder {
+        clients: Clients::default(),
         orgs_dir: path(view, &["orgs_dir"], file.orgs_dir.as_deref(), ""),
         group_may_read: file.allow_group_readable_secrets.unwrap_or_default(),
         state_dir: path(view, &["state_dir"], file.state_dir.as_deref(), "")
@@ -121,7 +125,8 @@ pub(super) fn org(
     surroundings: &Surroundings,
     secrets: Secrets,
 ) -> Option<OrgSettings> {
-    let mut reader = Reader { view, surroundings, secrets, group_may_read: forwarder.group_may_read };
+    let group_may_read = forwarder.group_may_read;
+    let mut reader = Reader { view, surroundings, secrets, group_may_read, clients: &forwarder.clients };
     let org = reader.name(&["org"], file.org.as_deref(), "give Pulumi's current name of the organization");
     let start = reader.start(file.start.as_deref());
     let source = reader.source(&file.source);
@@ -176,6 +181,7 @@ struct Reader<'a> {
     view: &'a mut View,
     surroundings: &'a Surroundings,
     secrets: Secrets,
+    clients: &'a Clients,
     group_may_read: bool,
 }
 
@@ -245,7 +251,7 @@ impl Reader<'_> {
         };
         let path = self.path(&key, Some(written), "")?;
         if self.secrets == Secrets::MustBeReadable
-            && let Err(error) = crate::http::Client::new(Some(&path))
+            && let Err(error) = self.clients.get(Some(&path))
         {
             self.view.refuse(&key, error.to_string());
             return None;

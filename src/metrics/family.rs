@@ -1,124 +1,296 @@
-//! How a line of the table becomes a metric: what the four kinds of families have in common, and the macro that reads the table.
+//! The metrics of an org, each once: name, type, labels, meaning, and where its numbers stand.
 
-use std::collections::HashMap;
+use std::iter::zip;
 
-use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
-use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::proto::MetricType;
 
-/// Stands before every name.
-pub const NAMESPACE: &str = "pulumi_audit";
+use super::number::Shown;
+use super::org::{Delivery, OrgMetrics};
+use super::{ANOMALIES, OUTCOMES, SWEEP_KINDS, SWEEP_OUTCOMES};
+use crate::destination::{PauseReason, QuarantineReason, WaitReason};
 
-/// One line of the table.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Definition {
-    /// Without [`NAMESPACE`].
+/// Takes a series: the values of its labels, and its number.
+pub(super) type Show<'a> = &'a mut dyn FnMut(&[&str], Shown<'_>);
+
+/// One metric of every org.
+pub(super) struct Family {
+    /// Without the prefix that all have.
     pub name: &'static str,
-    pub help: &'static str,
+    pub kind: MetricType,
+    /// Those after `org`.
     pub labels: &'static [&'static str],
-    /// Upper bounds; of histograms only.
-    pub buckets: &'static [f64],
+    pub help: &'static str,
+    /// Shows every series of an org.
+    pub series: fn(&OrgMetrics, Show<'_>),
 }
 
-/// A metric with all its label values.
-pub trait Family: Sized {
-    fn define(registry: &Registry, definition: &Definition) -> Self;
-
-    /// Removes every series that has all of these labels; none when the family lacks one of them.
-    fn remove(&self, labels: &[(&str, &str)]);
-}
-
-pub fn register(registry: &Registry, collector: Box<dyn Collector>) {
-    in_order(registry.register(collector));
-}
-
-/// # Panics
-/// When a name is malformed or stands in the table twice: a mistake that no run of the program, and no test, gets past.
-#[expect(
-    clippy::expect_used,
-    reason = "the table is constant, and every test that makes metrics registers it"
-)]
-fn in_order<T>(made: prometheus::Result<T>) -> T {
-    made.expect("names and labels are well formed, and stand in the table once")
-}
-
-macro_rules! family {
-    ($kind:ty, $options:expr) => {
-        impl Family for $kind {
-            fn define(registry: &Registry, definition: &Definition) -> Self {
-                let options = $options(definition);
-                let family = in_order(<$kind>::new(options, definition.labels));
-                register(registry, Box::new(family.clone()));
-                family
+pub(super) const FAMILIES: &[Family] = &[
+    Family {
+        name: "delivered_until_timestamp_seconds",
+        kind: MetricType::GAUGE,
+        labels: &["destination"],
+        help: "Every event before this Unix time is acknowledged by the destination; alert on time() minus this. Steps back while a late event is on its way.",
+        series: |org, show| org.lanes().for_each(|(name, lane)| show(&[name], lane.delivered_until.shown())),
+    },
+    Family {
+        name: "cursor_timestamp_seconds",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "Every event before this Unix time is journaled.",
+        series: |org, show| show(&[], org.cursor.shown()),
+    },
+    Family {
+        name: "tip_timestamp_seconds",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "The Unix time up to which the newest window was read.",
+        series: |org, show| show(&[], org.tip.shown()),
+    },
+    Family {
+        name: "last_successful_sweep_timestamp_seconds",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "When a sweep last ended well, in Unix time; moves even when there are no events.",
+        series: |org, show| show(&[], org.last_successful_sweep.shown()),
+    },
+    Family {
+        name: "sweeps_total",
+        kind: MetricType::COUNTER,
+        labels: &["kind", "outcome"],
+        help: "Sweeps by kind (head, catchup, rescan, backfill, replay) and outcome (ok, failed, halved).",
+        series: |org, show| {
+            for (kind, outcomes) in zip(SWEEP_KINDS, &org.sweeps) {
+                zip(SWEEP_OUTCOMES, outcomes)
+                    .for_each(|(outcome, count)| show(&[kind, outcome], count.shown()));
             }
-
-            fn remove(&self, labels: &[(&str, &str)]) {
-                remove(self, labels);
+        },
+    },
+    Family {
+        name: "sweep_duration_seconds",
+        kind: MetricType::HISTOGRAM,
+        labels: &["kind"],
+        help: "How long a sweep took from its first request to its commit.",
+        series: |org, show| {
+            zip(SWEEP_KINDS, &org.sweep_duration).for_each(|(kind, spread)| show(&[kind], spread.shown()))
+        },
+    },
+    Family {
+        name: "source_requests_total",
+        kind: MetricType::COUNTER,
+        labels: &["code"],
+        help: "Requests to Pulumi by the status they were answered with, or timeout or connect where there was no answer.",
+        series: |org, show| org.requests.each(|code, count| show(&[code], count)),
+    },
+    Family {
+        name: "source_request_duration_seconds",
+        kind: MetricType::HISTOGRAM,
+        labels: &[],
+        help: "How long Pulumi took to answer a request.",
+        series: |org, show| show(&[], org.request_duration.shown()),
+    },
+    Family {
+        name: "source_throttled_seconds_total",
+        kind: MetricType::COUNTER,
+        labels: &[],
+        help: "Seconds that collection waited because Pulumi asked it to slow down.",
+        series: |org, show| show(&[], org.throttled_seconds.shown()),
+    },
+    Family {
+        name: "pages_total",
+        kind: MetricType::COUNTER,
+        labels: &[],
+        help: "Pages of the audit log that were read.",
+        series: |org, show| show(&[], org.pages.shown()),
+    },
+    Family {
+        name: "events_read_total",
+        kind: MetricType::COUNTER,
+        labels: &[],
+        help: "Events on the pages read, before the tally: the same event counts at every look.",
+        series: |org, show| show(&[], org.events_read.shown()),
+    },
+    Family {
+        name: "events_new_total",
+        kind: MetricType::COUNTER,
+        labels: &[],
+        help: "Events that were journaled.",
+        series: |org, show| show(&[], org.events_new.shown()),
+    },
+    Family {
+        name: "events_late_total",
+        kind: MetricType::COUNTER,
+        labels: &[],
+        help: "Events that were journaled by a rescan: they became visible after their second had been read.",
+        series: |org, show| show(&[], org.events_late.shown()),
+    },
+    Family {
+        name: "event_lateness_seconds",
+        kind: MetricType::HISTOGRAM,
+        labels: &[],
+        help: "How old a late event was when it was first seen.",
+        series: |org, show| show(&[], org.lateness.shown()),
+    },
+    Family {
+        name: "schema_anomalies_total",
+        kind: MetricType::COUNTER,
+        labels: &["kind"],
+        help: "What in events was not as documented: unknown_field, unknown_event, missing_field, bad_type, implausible_time, cut_text. All of it is archived as received.",
+        series: |org, show| {
+            zip(ANOMALIES, &org.anomalies).for_each(|(kind, count)| show(&[kind], count.shown()))
+        },
+    },
+    Family {
+        name: "source_clock_skew_seconds",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "How far the service's clock is ahead of the local one.",
+        series: |org, show| show(&[], org.clock_skew.shown()),
+    },
+    Family {
+        name: "journal_chunks",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "Chunks kept in the journal.",
+        series: |org, show| show(&[], org.journal_chunks.shown()),
+    },
+    Family {
+        name: "journal_bytes",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "Bytes of the chunks kept in the journal, compressed as stored.",
+        series: |org, show| show(&[], org.journal_bytes.shown()),
+    },
+    Family {
+        name: "backlog_chunks",
+        kind: MetricType::GAUGE,
+        labels: &["destination"],
+        help: "Chunks that are journaled and not yet acknowledged by the destination.",
+        series: |org, show| org.lanes().for_each(|(name, lane)| show(&[name], lane.backlog_chunks.shown())),
+    },
+    Family {
+        name: "backlog_events",
+        kind: MetricType::GAUGE,
+        labels: &["destination"],
+        help: "Events that are journaled and not yet acknowledged by the destination.",
+        series: |org, show| org.lanes().for_each(|(name, lane)| show(&[name], lane.backlog_events.shown())),
+    },
+    Family {
+        name: "deliveries_total",
+        kind: MetricType::COUNTER,
+        labels: &["destination", "outcome"],
+        help: "Tries to deliver a chunk by outcome: acknowledged, ambiguous (sent again), throttled, refused (rows), failed (the lane paused).",
+        series: |org, show| {
+            for (name, lane) in org.lanes() {
+                for (outcome, count) in zip(Delivery::ALL, &lane.deliveries) {
+                    show(&[name, outcome.as_str()], count.shown());
+                }
             }
-        }
-    };
-}
-
-fn options(definition: &Definition) -> Opts {
-    Opts::new(definition.name, definition.help).namespace(NAMESPACE)
-}
-
-fn histogram_options(definition: &Definition) -> HistogramOpts {
-    HistogramOpts::from(options(definition)).buckets(definition.buckets.to_vec())
-}
-
-family!(GaugeVec, options);
-family!(IntCounterVec, options);
-family!(CounterVec, options);
-family!(HistogramVec, histogram_options);
-
-fn remove<T: MetricVecBuilder>(family: &MetricVec<T>, labels: &[(&str, &str)]) {
-    for shown in family.collect() {
-        for metric in shown.get_metric() {
-            let have: HashMap<&str, &str> =
-                metric.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
-            if labels.iter().all(|(name, value)| have.get(name) == Some(value)) {
-                // Gone already is as good.
-                drop(family.remove(&have));
+        },
+    },
+    Family {
+        name: "delivered_events_total",
+        kind: MetricType::COUNTER,
+        labels: &["destination"],
+        help: "Events that the destination acknowledged.",
+        series: |org, show| org.lanes().for_each(|(name, lane)| show(&[name], lane.delivered_events.shown())),
+    },
+    Family {
+        name: "delivered_bytes_total",
+        kind: MetricType::COUNTER,
+        labels: &["destination"],
+        help: "Bytes sent for acknowledged chunks, as on the wire.",
+        series: |org, show| org.lanes().for_each(|(name, lane)| show(&[name], lane.delivered_bytes.shown())),
+    },
+    Family {
+        name: "end_to_end_latency_seconds",
+        kind: MetricType::HISTOGRAM,
+        labels: &["destination"],
+        help: "From an event's time to its acknowledgement by the destination.",
+        series: |org, show| {
+            org.lanes().for_each(|(name, lane)| show(&[name], lane.end_to_end_latency.shown()))
+        },
+    },
+    Family {
+        name: "paused",
+        kind: MetricType::GAUGE,
+        labels: &["destination", "reason"],
+        help: "1 while this lane (or source, the side that reads) waits for a person: credentials, permission, configuration, fenced, disk. Nothing is lost meanwhile.",
+        series: |org, show| {
+            org.parties(|name, party| {
+                for (reason, level) in zip(PauseReason::ALL, &party.paused) {
+                    show(&[name, reason.as_str()], level.shown());
+                }
+            });
+        },
+    },
+    Family {
+        name: "waiting",
+        kind: MetricType::GAUGE,
+        labels: &["destination", "reason"],
+        help: "1 while this lane (or source) waits and needs nobody: throttled, backoff, journal_full.",
+        series: |org, show| {
+            org.parties(|name, party| {
+                for (reason, level) in zip(WaitReason::ALL, &party.waiting) {
+                    show(&[name, reason.as_str()], level.shown());
+                }
+            });
+        },
+    },
+    Family {
+        name: "quarantined_events_total",
+        kind: MetricType::COUNTER,
+        labels: &["destination", "reason"],
+        help: "Events that the destination refused for good; they are kept with the reason, and are in the archive.",
+        series: |org, show| {
+            for (name, lane) in org.lanes() {
+                for (reason, count) in zip(QuarantineReason::ALL, &lane.quarantined) {
+                    show(&[name, reason.as_str()], count.shown());
+                }
             }
-        }
-    }
-}
-
-macro_rules! families {
-    ($($field:ident: $kind:ty, $name:literal [$($label:literal),*] $(within $buckets:expr)?, $help:literal;)*) => {
-        struct Families { $($field: $kind,)* }
-
-        /// The table itself: what the reference is made from.
-        pub const DEFINITIONS: &[family::Definition] = &[$(
-            family::Definition {
-                name: $name,
-                help: $help,
-                labels: &[$($label),*],
-                buckets: families!(@buckets $($buckets)?),
-            },
-        )*];
-
-        impl Families {
-            fn new(registry: &Registry) -> Families {
-                let mut definitions = DEFINITIONS.iter();
-                // Fields and definitions come from the same lines, in the same order.
-                $(let $field = families!(@define $kind, registry, definitions);)*
-                Families { $($field,)* }
-            }
-
-            /// Removes every series with all of these labels.
-            fn remove(&self, labels: &[(&str, &str)]) {
-                $(Family::remove(&self.$field, labels);)*
-            }
-        }
-    };
-    (@buckets) => { &[] };
-    (@buckets $buckets:expr) => { $buckets };
-    (@define $kind:ty, $registry:ident, $definitions:ident) => {
-        match $definitions.next() {
-            Some(definition) => <$kind as Family>::define($registry, definition),
-            None => unreachable!("every field has its definition"),
-        }
-    };
-}
-pub(super) use families;
+        },
+    },
+    Family {
+        name: "coverage_gap_seconds",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "Seconds between start and tip that have not been read yet.",
+        series: |org, show| show(&[], org.gap_seconds.shown()),
+    },
+    Family {
+        name: "coverage_damaged_seconds",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "Seconds too dense to be read whole: events may be missing there.",
+        series: |org, show| show(&[], org.damaged_seconds.shown()),
+    },
+    Family {
+        name: "coverage_unsettled_seconds",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "Seconds that were read and that another look is due to.",
+        series: |org, show| show(&[], org.unsettled_seconds.shown()),
+    },
+    Family {
+        name: "credential_refreshes_total",
+        kind: MetricType::COUNTER,
+        labels: &["credential", "outcome"],
+        help: "Times a credential was fetched or read again.",
+        series: |org, show| {
+            org.credentials(|name, party| {
+                zip(OUTCOMES, &party.refreshes)
+                    .for_each(|(outcome, count)| show(&[name, outcome], count.shown()));
+            });
+        },
+    },
+    Family {
+        name: "credential_expiry_timestamp_seconds",
+        kind: MetricType::GAUGE,
+        labels: &["credential"],
+        help: "When a credential ends, in Unix time; absent where that is not known.",
+        series: |org, show| {
+            org.credentials(|name, party| {
+                party.expiry.known().into_iter().for_each(|expiry| show(&[name], expiry));
+            });
+        },
+    },
+];

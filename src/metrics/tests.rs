@@ -1,4 +1,5 @@
 use super::*;
+use crate::destination::QuarantineReason;
 
 const ALL: [DestinationName; 3] = DestinationName::ALL;
 
@@ -29,7 +30,7 @@ fn the_page_of_one_org_with_three_lanes_is_pinned() {
     let metrics = Metrics::new("0.1.0", "abc1234");
     let org = metrics.org(&acme(), &ALL);
     org.credential_expiry("sentinel", Second(1_795_256_100));
-    insta::assert_snapshot!("page", masked(&metrics.text()));
+    insta::assert_snapshot!("page", masked(&metrics.page().collect::<String>()));
 }
 
 #[test]
@@ -37,16 +38,16 @@ fn every_line_of_the_table_is_on_the_page_with_its_meaning() {
     let metrics = Metrics::new("0.1.0", "abc1234");
     let org = metrics.org(&acme(), &ALL);
     org.credential_expiry("sentinel", Second(1_795_256_100));
-    let text = metrics.text();
-    for definition in DEFINITIONS {
-        let header = format!("# HELP pulumi_audit_{} {}\n", definition.name, definition.help);
+    let text = metrics.page().collect::<String>();
+    for family in family::FAMILIES {
+        let header = format!("# HELP pulumi_audit_{} {}\n", family.name, family.help);
         assert!(text.contains(&header), "{header}");
     }
 }
 
 #[test]
 fn the_process_is_on_the_page() {
-    let text = Metrics::new("0.1.0", "abc1234").text();
+    let text = Metrics::new("0.1.0", "abc1234").page().collect::<String>();
     for name in [
         "process_cpu_seconds_total",
         "process_open_fds",
@@ -65,7 +66,7 @@ fn an_org_that_is_removed_leaves_no_series_and_its_neighbour_stays() {
     metrics.org(&bolt, &ALL).pages.inc();
     metrics.remove_org(&acme);
     handles.pages.inc();
-    let text = metrics.text();
+    let text = metrics.page().collect::<String>();
     assert!(!text.contains(r#"org="acme""#));
     assert!(text.contains("pulumi_audit_pages_total{org=\"bolt\"} 1\n"));
 }
@@ -79,7 +80,7 @@ fn a_reload_keeps_counts_and_takes_away_the_lanes_that_are_gone() {
     let after = metrics.org(&acme(), &[DestinationName::S3]);
     after.pages.inc();
     after.lane(DestinationName::S3).delivery(Delivery::Acknowledged);
-    let text = metrics.text();
+    let text = metrics.page().collect::<String>();
     assert!(text.contains("pulumi_audit_pages_total{org=\"acme\"} 2\n"));
     assert!(text.contains(
         "pulumi_audit_deliveries_total{destination=\"s3\",org=\"acme\",outcome=\"acknowledged\"} 2\n"
@@ -104,7 +105,7 @@ fn handles_count_where_their_names_say() {
     metrics.state_commit("append", true, 0.003);
     metrics.set_config(false, Second(5));
     metrics.log_lines_dropped().inc();
-    let text = metrics.text();
+    let text = metrics.page().collect::<String>();
     for line in [
         r#"source_requests_total{code="timeout",org="acme"} 1"#,
         r#"source_requests_total{code="418",org="acme"} 1"#,

@@ -7,11 +7,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus::Gauge;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{Clock, Second};
-use crate::destination::{DestinationName, PauseReason, Problem, WaitReason};
+use crate::destination::{DestinationName, Problem, WaitReason};
 use crate::event::OrgId;
 use crate::journal::Outstanding;
 use crate::metrics::{self, OrgMetrics};
@@ -31,8 +30,6 @@ struct Inner {
     destination: Option<DestinationName>,
     clock: Clock,
     metrics: Arc<OrgMetrics>,
-    paused: [(PauseReason, Gauge); 5],
-    waiting: [(WaitReason, Gauge); 3],
     now: Mutex<Now>,
 }
 
@@ -61,10 +58,7 @@ impl Party {
         clock: Clock,
         metrics: Arc<OrgMetrics>,
     ) -> Party {
-        let name = destination.map_or(metrics::SOURCE, DestinationName::as_str);
         Party(Arc::new(Inner {
-            paused: PauseReason::ALL.map(|reason| (reason, metrics.paused(name, reason))),
-            waiting: WaitReason::ALL.map(|reason| (reason, metrics.waiting(name, reason))),
             now: Mutex::new(Now { since: Some(clock.now()), ..Now::default() }),
             org: org.clone(),
             destination,
@@ -204,14 +198,12 @@ impl Party {
     /// Moves to another condition and sets the gauges; says what was before and how many seconds it lasted.
     fn change(&self, now: &mut Now, to: Condition) -> (Condition, i64) {
         let at = self.0.clock.now();
-        for (reason, gauge) in &self.0.paused {
-            let holds = matches!(&to, Condition::Paused(problem) if problem.reason == *reason);
-            gauge.set(f64::from(u8::from(holds)));
-        }
-        for (reason, gauge) in &self.0.waiting {
-            let holds = matches!(&to, Condition::Waiting(waiting) if waiting == reason);
-            gauge.set(f64::from(u8::from(holds)));
-        }
+        let (paused, waiting) = match &to {
+            Condition::Ok => (None, None),
+            Condition::Waiting(reason) => (None, Some(*reason)),
+            Condition::Paused(problem) => (Some(problem.reason), None),
+        };
+        self.0.metrics.condition(self.names().1, paused, waiting);
         let length = now.since.map_or(0, |since| (at - since).max(0));
         now.since = Some(at);
         (std::mem::replace(&mut now.condition, to), length)

@@ -109,7 +109,7 @@ fn logged(say: impl FnOnce()) -> Vec<String> {
 }
 
 fn gauge(reports: &Reports, series: &str) -> f64 {
-    let text = reports.metrics().text();
+    let text = reports.metrics().page().collect::<String>();
     let line = text.lines().find(|line| line.starts_with(series)).unwrap_or_else(|| panic!("no {series}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a value")
 }
@@ -274,12 +274,12 @@ async fn a_pause_that_outlives_a_reload_keeps_its_age_and_a_removed_lane_is_gone
     assert_eq!((status.org.as_str(), status.lanes.len()), ("acme-new", 1));
     assert_eq!(status.lanes[0].since, Some(Moment(START)));
     assert_eq!(gauge(&reports, PAUSED), 1.0);
-    assert!(!reports.metrics().text().contains(r#"destination="s3",org="acme""#));
+    assert!(!reports.metrics().page().collect::<String>().contains(r#"destination="s3",org="acme""#));
 
     reports.retire(&OrgId::new("acme").unwrap());
     let status = &reports.status().orgs[0];
     assert_eq!((status.state, status.lanes[0].state), (State::Retired, State::Retired));
-    assert!(!reports.metrics().text().contains(r#"org="acme""#));
+    assert!(!reports.metrics().page().collect::<String>().contains(r#"org="acme""#));
 }
 
 #[tokio::test(start_paused = true)]

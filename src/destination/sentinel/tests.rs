@@ -580,9 +580,9 @@ async fn events_that_cannot_be_rows_are_quarantined_beside_the_others() {
     assert_eq!(rows_of(&receipt.quarantined), [(0, 0, false)]);
     assert_eq!(receipt.quarantined[0].reason, QuarantineReason::ImplausibleTime);
     let counted = "schema_anomalies_total{kind=\"unknown_event\",org=\"acme\"} 1\n";
-    assert!(bench.metrics.text().contains(counted));
+    assert!(bench.metrics.page().collect::<String>().contains(counted));
     bench.durable(0).await;
-    assert!(bench.metrics.text().contains(counted), "counted once");
+    assert!(bench.metrics.page().collect::<String>().contains(counted), "counted once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,35 +1,18 @@
 //! What a process has cost: CPU time and memory, as the kernel counts them.
 
-use std::path::Path;
 use std::time::Duration;
 
 /// Length of the kernel's unit of CPU time in `/proc/*/stat`: USER_HZ is 100 on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// User and system time of all children that have ended and been waited for.
-pub fn ended_children() -> Duration {
-    let stat = read("/proc/self/stat");
-    // The second field is a name in parentheses and may hold anything; `cutime` and `cstime` are the 14th and 15th after it.
+/// User and system time of a process (`self` or a pid), ended threads included; and of its children that ended and were waited for.
+/// To a hundredth of a second.
+pub fn cpu(process: &str) -> [Duration; 2] {
+    let stat = read(&format!("/proc/{process}/stat"));
+    // The name stands in parentheses and may hold anything; `utime` is the 12th field after it, then `stime`, `cutime`, `cstime`.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u32 = after_name.split_whitespace().skip(13).take(2).map(number::<u32>).sum();
-    TICK * ticks
-}
-
-/// Time on a CPU of all threads of this process that are alive. Finer than ticks, which matters for a tenth of a second.
-pub fn threads() -> Duration {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux lists a process's threads");
-    tasks.flatten().map(|task| on_cpu(&task.path().join("schedstat"))).sum()
-}
-
-/// Time on a CPU of the calling thread.
-pub fn this_thread() -> Duration {
-    on_cpu(Path::new("/proc/thread-self/schedstat"))
-}
-
-fn on_cpu(schedstat: &Path) -> Duration {
-    // A thread that ends while it is looked at has nothing to say.
-    let text = std::fs::read_to_string(schedstat).unwrap_or_default();
-    Duration::from_nanos(text.split_whitespace().next().map_or(0, number))
+    let mut ticks = after_name.split_whitespace().skip(11).map(number::<u32>);
+    [(); 2].map(|()| TICK * ticks.by_ref().take(2).sum())
 }
 
 /// Memory of a process.
