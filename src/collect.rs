@@ -58,7 +58,7 @@ pub enum Until {
 
 /// Collects one org. Safe to drop at any await: what is not committed is read again.
 pub struct Collector {
-    settings: OrgSettings,
+    settings: Arc<OrgSettings>,
     policy: Policy,
     client: Client,
     journal: Arc<dyn Journal>,
@@ -86,7 +86,7 @@ pub struct Collector {
 
 /// What a collector is made from.
 pub struct Parts {
-    pub settings: OrgSettings,
+    pub settings: Arc<OrgSettings>,
     /// Where in the poll interval this org's turn is, in seconds.
     pub phase: i64,
     pub client: Client,

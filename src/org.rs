@@ -73,7 +73,7 @@ const PROVISIONAL_MAX: u32 = 1_000;
 /// One org and what it shares.
 #[derive(Clone)]
 pub struct Org {
-    settings: OrgSettings,
+    settings: Arc<OrgSettings>,
     /// Where in the poll interval its turn is, in seconds.
     phase: i64,
     shared: Arc<Shared>,
@@ -82,7 +82,7 @@ pub struct Org {
 }
 
 impl Org {
-    pub fn new(settings: OrgSettings, phase: i64, shared: Arc<Shared>, stop: CancellationToken) -> Org {
+    pub fn new(settings: Arc<OrgSettings>, phase: i64, shared: Arc<Shared>, stop: CancellationToken) -> Org {
         let report = shared.reports.org(&settings);
         Org { settings, phase, shared, report, stop }
     }

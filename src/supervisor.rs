@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminError, Liveness, Pulse};
 use crate::clock::Clock;
 use crate::collect::Until;
-use crate::config::settings::{OrgSettings, Settings};
+use crate::config::settings::{JournalSettings, OrgSettings, Settings};
 use crate::journal::measured::Measured;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError};
@@ -86,6 +86,7 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     let stop = CancellationToken::new();
     let measured = Arc::new(Measured::new(journal.clone(), metrics.clone()));
     let shared = Arc::new(Shared::connected(&settings, measured, reports.clone(), clock));
+    let orgs: Vec<_> = settings.orgs.into_iter().map(Arc::new).collect();
     let mut services = JoinSet::new();
     if let Some(listen) = settings.admin {
         let liveness = Liveness::new();
@@ -93,22 +94,22 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
         let admin = admin::serve(listen, reports.clone(), metrics, liveness, stop.clone()).await?;
         tracing::info!(address = %admin.address, "admin endpoints are served");
     }
-    services.spawn(prune(settings.clone(), shared.clone(), stop.clone()));
+    services.spawn(prune(settings.journal, orgs.clone(), shared.clone(), stop.clone()));
 
     let signals = Signals::listen()?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        orgs = settings.orgs.len(),
+        orgs = orgs.len(),
         state_dir = %settings.state_dir.display(),
         "started"
     );
     let until = if options.once.is_some() { Until::NothingDue } else { Until::Stopped };
-    let mut orgs = start_orgs(&settings.orgs, &shared, until, &stop);
+    let mut running = start_orgs(&orgs, &shared, until, &stop);
     if let Some(watch) = options.watch {
         services.spawn(show(reports.clone(), watch));
     }
-    let all_done = supervise(&mut orgs, signals, options.once, &stop).await;
-    orgs.shutdown().await;
+    let all_done = supervise(&mut running, signals, options.once, &stop).await;
+    running.shutdown().await;
     stop.cancel();
     services.shutdown().await;
     tracing::info!("stopped");
@@ -119,7 +120,7 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
 }
 
 fn start_orgs(
-    orgs: &[OrgSettings],
+    orgs: &[Arc<OrgSettings>],
     shared: &Arc<Shared>,
     until: Until,
     stop: &CancellationToken,
@@ -191,15 +192,20 @@ impl Signals {
     }
 }
 
-async fn prune(settings: Settings, shared: Arc<Shared>, stop: CancellationToken) {
+async fn prune(
+    limits: JournalSettings,
+    orgs: Vec<Arc<OrgSettings>>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(PRUNE_EVERY) => {}
         }
-        let before = org::retained_since(shared.clock.now(), settings.journal.retain);
-        for org in &settings.orgs {
-            match shared.journal.prune(&org.id, before, settings.journal.max_bytes_per_org).await {
+        let before = org::retained_since(shared.clock.now(), limits.retain);
+        for org in &orgs {
+            match shared.journal.prune(&org.id, before, limits.max_bytes_per_org).await {
                 Ok(0) => {}
                 Ok(chunks) => tracing::debug!(org = %org.id, chunks, "acknowledged chunks pruned"),
                 Err(error) => tracing::warn!(org = %org.id, %error, "cannot prune"),

@@ -1,6 +1,8 @@
 //! The work between reading a window and committing it: what of it is new, and the chunks of that. Pure, and long enough to leave the
 //! runtime's threads alone: it runs on one for blocking work.
 
+use std::sync::Arc;
+
 use crate::chunk::{Chunk, Cut, Link, Summary};
 use crate::clock::{Second, Window};
 use crate::collect::plan::Kind;
@@ -11,7 +13,7 @@ use crate::journal::{JournalError, TIMELESS_MINUTE, TallyPage};
 
 /// The work between reading and committing.
 pub(super) struct Difference {
-    pub(super) settings: OrgSettings,
+    pub(super) settings: Arc<OrgSettings>,
     pub(super) kind: Kind,
     pub(super) window: Window,
     pub(super) next: u64,

@@ -42,7 +42,7 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalSettings {
     pub max_bytes_per_org: u64,
     pub retain: Duration,

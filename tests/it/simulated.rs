@@ -7,6 +7,7 @@
 mod absences;
 mod budgets;
 mod clocks;
+mod crowds;
 mod histories;
 mod outages;
 mod refusals;

@@ -211,7 +211,12 @@ impl Simulation {
         for (index, settings) in settings.orgs.into_iter().enumerate() {
             let interval = settings.source.poll_interval;
             let begin = Instant::now() + org::stagger(index, count, interval);
-            let org = Org::new(settings, org::phase(index, count, interval), shared.clone(), stop.clone());
+            let org = Org::new(
+                Arc::new(settings),
+                org::phase(index, count, interval),
+                shared.clone(),
+                stop.clone(),
+            );
             orgs.spawn(async move {
                 sleep_until(begin).await;
                 org.run(Until::Stopped).await;
