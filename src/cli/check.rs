@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn offline_tries_nothing() {
-        let flags = CheckFlags { offline: true, org: Some("beta".into()), json: false };
+        let flags = CheckFlags { offline: true, org: Some("beta".into()), ..CheckFlags::default() };
         let (exit, text) = checked(flags, |_| panic!("nothing may be tried"));
         assert_eq!(exit, Exit::Done);
         assert!(text.contains("beta-corp") && !text.contains("acme-corp"), "{text}");
