@@ -24,6 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::quantity::Period;
 use crate::config::settings::{LogFormat, Settings};
 use crate::config::{Invalid, Loaded, LogLevel};
+use crate::probe::probes;
 
 /// How the process ends. These numbers are promises to scripts and service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -360,7 +361,9 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
     let CommandLine { global, command } = line;
     match command {
         Command::Run(flags) => run::run(&global, &flags),
-        Command::Check(flags) => check::check(&global, &flags, crate::probe::probes, out),
+        Command::Check(flags) => {
+            check::check(&global, &flags, |settings| probes(settings, flags.write_probe), out)
+        }
         Command::Status(flags) => status::status(&global, &flags, out),
         Command::Config(ConfigCommand::Show) => config::show(&global, out),
         Command::Config(ConfigCommand::Schema { file }) => config::schema(file, out),

@@ -165,14 +165,10 @@ impl Page {
             .flat_map(|name| self.properties(name))
             .filter_map(|(_, schema)| referred(&schema).filter(|name| self.is_table(name)).map(str::to_owned))
             .collect();
-        let mut several: Vec<String> = used
-            .iter()
-            .filter(|name| used.iter().filter(|other| other == name).count() > 1)
-            .cloned()
-            .collect();
-        several.sort();
-        several.dedup();
-        several
+        let several =
+            |name: &&String| !title(name).is_empty() && used.iter().filter(|other| other == name).count() > 1;
+        let several: BTreeSet<&String> = used.iter().filter(several).collect();
+        several.into_iter().cloned().collect()
     }
 
     /// What is to be written for a key, in words.
