@@ -97,7 +97,7 @@ fn print_probe(settings: &Settings, probe: &Probe, out: &mut dyn Write) -> Resul
         Outcome::Failed(problem) => ("FAILED", format!("{}: {}", problem.cause, problem.remedy)),
         Outcome::Unreachable { cause, remedy } => ("UNREACHABLE", format!("{cause}: {remedy}")),
     };
-    writeln!(out, "{org:width$}  {party:8}  {tried:11}  {word:7}  {text}")?;
+    writeln!(out, "{org:width$}  {party:8}  {tried:11}  {word:11}  {text}")?;
     Ok(())
 }
 
@@ -210,10 +210,10 @@ mod tests {
             "configuration ok: [directory]/forwarder.toml\n\
              acme  acme-corp from now, into file\n\
              beta  beta-corp from 2026-01-01T00:00:00Z, into file\n\
-             acme  source    audit log    ok       as it should be\n\
-             acme  source    token        warning  personal token: use another\n\
+             acme  source    audit log    ok           as it should be\n\
+             acme  source    token        warning      personal token: use another\n\
              acme  sentinel  rows         UNREACHABLE  no answer: try again\n\
-             acme  s3        list         FAILED   S3 refused to list bucket `acme-audit` (403): grant s3:ListBucket\n\
+             acme  s3        list         FAILED       S3 refused to list bucket `acme-audit` (403): grant s3:ListBucket\n\
              2 of 4 failed\n"
         );
     }

@@ -597,10 +597,6 @@ fn every_wrong_file_is_answered_with_its_place_and_remedy() {
     say("a file's name that forges a line", acme("").file("orgs/a\nb.toml", ACME));
     say("the orgs directory is a file", acme("orgs_dir = \"token\""));
     say("more syntax errors than help", acme(&"a = \n".repeat(9)));
-    say(
-        "more mistakes than fit on a screen",
-        acme(&(0..60).map(|number| format!("unknown_{number} = 1\n")).collect::<String>()),
-    );
     say("a long value", acme(&format!("[log]\nlevel = \"{}\"\n", "loud".repeat(100))));
     say("a table where a text belongs", acme("[state_dir]\nx = 1\n[log.level]\ny = 1\n"));
     say("a section twice", acme("[log]\nlevel = \"info\"\n[log]\nformat = \"json\"\n"));
@@ -640,6 +636,10 @@ fn every_wrong_file_is_answered_with_its_place_and_remedy() {
     say("file: an empty path", org(&ACME.replace("../archive", "")));
 
     insta::assert_snapshot!("files", page);
+
+    let many = acme(&(0..60).map(|number| format!("unknown_{number} = 1\n")).collect::<String>()).mistakes();
+    assert!(many.contains("unknown_49") && !many.contains("unknown_50"), "a screenful is enough");
+    assert!(many.ends_with("\nand 10 more"), "{many}");
 }
 
 /// Whatever key is written with a value of the wrong kind: the mistake has the file, the line, the key, and what to write instead.

@@ -210,6 +210,12 @@ async fn a_write_probe_creates_one_object_once_and_nothing_in_azure() {
     assert!(world.s3().proxy.puts().iter().all(|(_, create_only, _)| *create_only));
     assert!(world.rows("acme").is_empty());
 
+    // The archive is none the worse for it.
+    let ended = command(&world, &["run", "--once"]).await;
+    assert_eq!(ended.status.code(), Some(0), "{}", err(&ended));
+    world.check_s3("acme").await.assert_complete();
+    world.check_file("acme").assert_complete();
+
     // A store that stores the same name twice.
     world.s3().fault(Scope::puts("_probe/"), proxy::Fault::Overwrites, Times::UntilCleared);
     let (exit, probes) = checked(&world, &["--write-probe"]).await;
