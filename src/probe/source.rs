@@ -62,7 +62,7 @@ async fn of_token(
     let mut client = Client::new(&alone, transport, &shared.hosts, shared.clock.clone(), metrics);
     let read = match client.check().await {
         Ok(()) => Outcome::Ok(format!("of `{}` can be read", org.org)),
-        Err(error) => refused(error),
+        Err(error) => refused(error, &org.source.api_url),
     };
     if matches!(&read, Outcome::Unreachable { .. })
         || matches!(&read, Outcome::Failed(problem) if problem.reason == PauseReason::Credentials)
@@ -82,7 +82,7 @@ async fn of_token(
 }
 
 /// What a refusal of the log means for whoever asked.
-fn refused(error: SourceError) -> Outcome {
+fn refused(error: SourceError, api_url: &str) -> Outcome {
     let problem = |reason, cause, remedy| Outcome::Failed(Problem { reason, cause, remedy });
     match error {
         SourceError::Credentials { cause, remedy } => problem(PauseReason::Credentials, cause, remedy),
@@ -91,7 +91,9 @@ fn refused(error: SourceError) -> Outcome {
             problem(PauseReason::Configuration, cause, remedy)
         }
         SourceError::Throttled { wait } => Outcome::throttled("429 or 503 with Retry-After", wait),
-        SourceError::TooHeavy(cause) | SourceError::Transient(cause) => Outcome::unreachable(cause),
+        SourceError::TooHeavy(cause) | SourceError::Transient(cause) => {
+            Outcome::unreachable(format!("{api_url}: {cause}"))
+        }
     }
 }
 
