@@ -9,7 +9,7 @@ const PROFILE: &str = "not supported by this version: remove it, and give the ro
                        environment (AWS_PROFILE and ~/.aws/config)";
 const REMOVE: &str = "not supported by this version: remove it, and let the bucket's own defaults say it";
 
-pub(super) const KEYS: [(&str, &str, &str); 15] = [
+const KEYS: [(&str, &str, &str); 15] = [
     ("sentinel.identity", "certificate", IDENTITY),
     ("sentinel.identity", "object_id", IDENTITY),
     ("sentinel.identity", "resource_id", IDENTITY),
@@ -31,7 +31,7 @@ pub(super) const KEYS: [(&str, &str, &str); 15] = [
     ("s3", "checksums", "not supported by this version: remove it; a SHA-256 checksum is always sent"),
 ];
 
-pub(super) const VALUES: [(&str, &str, &str); 7] = [
+const VALUES: [(&str, &str, &str); 7] = [
     (
         "sentinel.columns",
         "official",
