@@ -5,6 +5,7 @@
 
 mod check;
 mod config;
+mod manual;
 mod progress;
 mod run;
 pub mod status;
@@ -23,6 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::quantity::Period;
 use crate::config::settings::{LogFormat, Settings};
 use crate::config::{Invalid, Loaded, LogLevel};
+use crate::probe::probes;
 
 /// How the process ends. These numbers are promises to scripts and service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +212,8 @@ enum Command {
 
     /// Check the configuration, then every credential and permission
     ///
-    /// Prints one line for each thing tried: ok, or what to do about it. Writes nothing anywhere.
+    /// Prints one line for each thing tried: ok, or what to do about it; a warning is no failure. Without --write-probe it writes
+    /// nothing anywhere.
     Check(CheckFlags),
 
     /// Show how far every organization and destination is, and what waits for whom
@@ -218,9 +221,21 @@ enum Command {
     /// Asks the running daemon, else reads the state directory.
     Status(StatusFlags),
 
-    /// Show the configuration, or write a first one
+    /// Show or explain the configuration, or write a first one
     #[command(subcommand)]
     Config(ConfigCommand),
+
+    /// Print a completion script for a shell
+    ///
+    /// Bash reads it from ~/.local/share/bash-completion/completions/pulumi-audit-forwarder, fish from
+    /// ~/.config/fish/completions/pulumi-audit-forwarder.fish, zsh from a file _pulumi-audit-forwarder in its $fpath.
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+
+    /// Print this program's manual page, as troff
+    Man,
 }
 
 /// `run`.
@@ -246,6 +261,11 @@ pub struct CheckFlags {
     #[arg(long, value_name = "ID")]
     pub org: Option<String>,
 
+    /// Create one small object below {prefix}/_probe/ twice, to see that each archive creates only what is absent. It stays there;
+    /// without this nothing is written anywhere, and to Azure never
+    #[arg(long, conflicts_with = "offline")]
+    pub write_probe: bool,
+
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub json: bool,
@@ -270,6 +290,16 @@ enum ConfigCommand {
     /// Secrets are shown as the files or variables they are in.
     Show,
 
+    /// Print the JSON Schema of the files, for editors and for whatever writes configurations
+    Schema {
+        /// One of the two files; without it, both in one schema
+        #[arg(value_name = "FILE")]
+        file: Option<SchemaOf>,
+    },
+
+    /// Print what every key means, as Markdown
+    Reference,
+
     /// Write a commented starter configuration
     ///
     /// Existing files are left alone.
@@ -278,6 +308,14 @@ enum ConfigCommand {
         #[arg(value_name = "DIR", default_value = "config")]
         directory: PathBuf,
     },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SchemaOf {
+    /// forwarder.toml
+    Forwarder,
+    /// An org's file
+    Org,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -323,10 +361,16 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
     let CommandLine { global, command } = line;
     match command {
         Command::Run(flags) => run::run(&global, &flags),
-        Command::Check(flags) => check::check(&global, &flags, crate::probe::probes, out),
+        Command::Check(flags) => {
+            check::check(&global, &flags, |settings| probes(settings, flags.write_probe), out)
+        }
         Command::Status(flags) => status::status(&global, &flags, out),
         Command::Config(ConfigCommand::Show) => config::show(&global, out),
+        Command::Config(ConfigCommand::Schema { file }) => config::schema(file, out),
+        Command::Config(ConfigCommand::Reference) => config::reference(out),
         Command::Config(ConfigCommand::Init { directory }) => config::init(&directory, out),
+        Command::Completions { shell } => manual::completions(shell, out),
+        Command::Man => manual::page(out),
     }
 }
 

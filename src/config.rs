@@ -13,7 +13,9 @@ mod layers;
 mod mistake;
 mod not_yet;
 pub mod quantity;
+pub mod reference;
 mod resolve;
+pub mod schema;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use figment::value::{Dict, Value};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::document::Document;
@@ -49,14 +52,14 @@ const DEFAULT: &str = "default";
 ///
 /// Each key can also be given as an environment variable: `PAF_`, then the key in capitals, with `__` between the levels
 /// (`PAF_LOG__LEVEL=debug`). The environment wins over every file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForwarderFile {
     /// Directory of the journal and of everything else the daemon must remember.
     ///
     /// Default: `$STATE_DIRECTORY` (systemd sets it), else `/var/lib/pulumi-audit-forwarder`. It needs a local file system that
-    /// keeps what was synced. Starting with another directory is starting with nothing: with an S3 destination the daemon
-    /// continues from the archive, otherwise every org begins again at its `start`.
+    /// keeps what was synced. Starting with another directory is starting with nothing: every org begins again at its
+    /// `start`, and an archive that holds the org already takes nothing from the newcomer.
     pub state_dir: Option<PathBuf>,
 
     /// Directory with one TOML file for each org.
@@ -96,7 +99,7 @@ pub struct ForwarderFile {
 }
 
 /// `[admin]` of `forwarder.toml`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminSection {
     /// Address and port of `/metrics`, `/livez`, `/readyz`, `/api/status` and the status page.
@@ -107,7 +110,7 @@ pub struct AdminSection {
 }
 
 /// `[log]` of `forwarder.toml`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogSection {
     /// `error`, `warn`, `info`, `debug` or `trace`.
@@ -121,7 +124,7 @@ pub struct LogSection {
     pub format: Option<LogFormatName>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     Error,
@@ -143,7 +146,7 @@ impl LogLevel {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormatName {
     Auto,
@@ -152,7 +155,7 @@ pub enum LogFormatName {
 }
 
 /// `[journal]` of `forwarder.toml`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JournalSection {
     /// Most bytes the journal keeps of one org.
@@ -169,7 +172,7 @@ pub struct JournalSection {
 }
 
 /// `[source]`: how an org is read from Pulumi. In `forwarder.toml` the default for every org; each org may override each key.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSection {
     /// Address of the Pulumi service.
@@ -226,7 +229,7 @@ pub struct SourceSection {
 }
 
 /// Where a secret is: exactly one of the keys. A secret never stands in a configuration file itself.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SecretPlace {
     /// A file with the secret and nothing else. One newline at its end is cut.
@@ -238,7 +241,7 @@ pub struct SecretPlace {
 
 /// An org's file. Its name without `.toml` is the org's id: lower-case letters, digits, `-` and `_`. State, event keys and objects
 /// are named after it, so it never changes; a new name is a new org that begins at its `start`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OrgFile {
     /// Pulumi's current name of the organization. Required. After a rename at Pulumi, change it here and leave the file's name.
@@ -265,7 +268,7 @@ pub struct OrgFile {
 }
 
 /// `[sentinel]`: rows in a Log Analytics table through Azure's Logs Ingestion API.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SentinelSection {
     /// The logs ingestion endpoint of the data collection endpoint or rule. Required.
@@ -310,13 +313,13 @@ pub struct SentinelSection {
     pub allow_http: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ColumnsName {
     Extended,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CloudName {
     Public,
@@ -343,7 +346,7 @@ impl CloudName {
 }
 
 /// `identity` of `[sentinel]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IdentitySection {
     /// `client_secret`: an app registration with a client secret. Required.
@@ -359,14 +362,14 @@ pub struct IdentitySection {
     pub secret: Option<SecretPlace>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentityKind {
     ClientSecret,
 }
 
 /// `[s3]`: every event, unmapped, as gzipped JSON lines, each object once.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct S3Section {
     /// Bucket to write to. The name alone, without `s3://`. Required.
@@ -407,7 +410,7 @@ pub struct S3Section {
 }
 
 /// `[file]`: the same names and bytes as in S3, in a directory.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileSection {
     /// Directory to write into. Required. Several orgs may share one.

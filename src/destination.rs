@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::Chunk;
+use crate::probe::trial::{How, Trial};
 
 /// The closed set of destinations. Its text names lanes in configuration, metrics, status and state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -63,11 +64,8 @@ pub trait Destination: Send {
     /// Whether a secret this destination uses has changed since it was last read: ends a wait for credentials early.
     async fn secret_changed(&mut self) -> bool;
 
-    /// One harmless question that shows whether deliveries would be accepted. Writes nothing.
-    ///
-    /// # Errors
-    /// What is wrong, with its remedy.
-    async fn check(&mut self) -> Result<String, Problem>;
+    /// Tries each credential and permission that deliveries need, as far as that is harmless. Writes nothing but what `how` asks for.
+    async fn check(&mut self, how: &How) -> Vec<Trial>;
 }
 
 /// What a destination may look at beyond its chunk: needed to tell a bad row from a bad configuration.

@@ -32,6 +32,7 @@
 //! | what an event is, and its key | [`event`] |
 //! | what each destination's answer leads to | [`destination::Answer`], [`lane`], [`retry`] |
 //! | how an org is put together | [`org`], [`supervisor`] |
+//! | what `check` tries, and where a new trial goes | [`probe`], [`destination::Destination::check`] |
 //! | what a pause looks like from outside | [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent

@@ -1,50 +1,74 @@
-//! Probes: every source and destination asked once, as `check` does. Nothing is written, and no state directory is needed.
+//! Probes: every source and destination is tried as `check` asks for it, and each thing tried has an outcome. No state directory is
+//! needed, and nothing is written but what [`How::write_probe`] asks for.
+//!
+//! This file goes from org to org. What is tried of a party is that party's business, in a file of its own: [`source`] here, and
+//! [`Destination::check`](crate::destination::Destination::check) of each destination, beside the rest of it
+//! (`destination/sentinel/check.rs`, `destination/s3/check.rs`). So a new identity or option adds its [`Trial`] there and nothing here.
+//!
+//! *Why a few orgs at once and not all:* a service that does not answer must not take its deadline from every org in turn, nor a
+//! thousand requests at once from the service.
 
+mod dates;
+mod source;
+pub mod trial;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
+use self::dates::Dates;
+use self::trial::{How, Outcome, Trial};
 use crate::clock::Clock;
 use crate::config::settings::{OrgSettings, Settings};
-use crate::destination::{PauseReason, Problem};
+use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::org::{self, Shared};
-use crate::pulumi::client::{Client, SourceError};
 use crate::report::Reports;
+
+/// Orgs that are tried at the same time.
+const AT_ONCE: usize = 16;
+/// Longest time for all that is tried of one party; each request has its own deadline below that.
+const PARTY_DEADLINE: Duration = Duration::from_secs(150);
 
 /// One thing that was tried.
 #[derive(Clone, Debug)]
 pub struct Probe {
     pub org: OrgId,
     /// `source` or a destination's name.
-    pub what: String,
-    /// What was found to be in order, or what to do.
-    pub result: Result<String, Problem>,
+    pub party: String,
+    pub trial: Trial,
 }
 
-/// Asks every source and every destination once; nothing is written. The receiver ends when all have answered.
-pub fn probes(settings: &Settings) -> mpsc::Receiver<Probe> {
+/// Tries every source and every destination; the results come org by org, in the order of their ids. The receiver ends when all have
+/// answered.
+pub fn probes(settings: &Settings, write_probe: bool) -> mpsc::Receiver<Probe> {
     let (sender, receiver) = mpsc::channel(16);
     let settings = settings.clone();
     tokio::spawn(async move {
-        let reports = Reports::new(Metrics::new(env!("CARGO_PKG_VERSION"), ""), Clock::system());
-        let shared = Shared::connected(&settings, Arc::new(MemoryJournal::new()), reports, Clock::system());
-        for org in &settings.orgs {
-            let report = shared.reports.org(org);
-            let what = "source".to_owned();
-            let result = probe_source(org, &shared).await;
-            if sender.send(Probe { org: org.id.clone(), what, result }).await.is_err() {
-                return;
+        let clock = Clock::system();
+        let reports = Reports::new(Metrics::new(env!("CARGO_PKG_VERSION"), ""), clock.clone());
+        let mut shared = Shared::connected(&settings, Arc::new(MemoryJournal::new()), reports, clock.clone());
+        let dates = Dates::new(clock.clone());
+        shared.connect = dates.watching(shared.connect);
+        let (shared, how) = (Arc::new(shared), How { write_probe, clock });
+        let mut orgs = settings.orgs.into_iter();
+        let mut under_way: VecDeque<JoinHandle<Vec<Probe>>> = VecDeque::new();
+        loop {
+            while under_way.len() < AT_ONCE
+                && let Some(org) = orgs.next()
+            {
+                let (shared, dates, how) = (shared.clone(), dates.clone(), how.clone());
+                under_way.push_back(tokio::spawn(async move { of_org(&org, &shared, &dates, &how).await }));
             }
-            for name in org.destinations() {
-                let result = match org::destination(org, name, &shared, &report, Vec::new()) {
-                    Ok(mut destination) => destination.check().await,
-                    Err(problem) => Err(problem),
-                };
-                let probe = Probe { org: org.id.clone(), what: name.to_string(), result };
+            let Some(next) = under_way.pop_front() else { return };
+            for probe in next.await.unwrap_or_default() {
                 if sender.send(probe).await.is_err() {
+                    under_way.iter().for_each(JoinHandle::abort);
                     return;
                 }
             }
@@ -53,29 +77,43 @@ pub fn probes(settings: &Settings) -> mpsc::Receiver<Probe> {
     receiver
 }
 
-/// Whether the token is accepted and the log can be read: the newest second is asked for.
-async fn probe_source(org: &OrgSettings, shared: &Shared) -> Result<String, Problem> {
-    let problem = |reason, cause: String, remedy: String| Problem { reason, cause, remedy };
-    let transport = (shared.connect)(org.source.ca_file.as_deref()).map_err(|error| {
-        problem(PauseReason::Configuration, error.to_string(), "correct `ca_file`".into())
-    })?;
-    let metrics = shared.reports.metrics().org(&org.id, &org.destinations());
-    let mut client = Client::new(org, transport, &shared.hosts, shared.clock.clone(), metrics);
-    match client.check().await {
-        Ok(()) => Ok(format!("the audit log of `{}` can be read", org.org)),
-        Err(SourceError::Credentials { cause, remedy }) => {
-            Err(problem(PauseReason::Credentials, cause, remedy))
-        }
-        Err(SourceError::Permission { cause, remedy }) => {
-            Err(problem(PauseReason::Permission, cause, remedy))
-        }
-        Err(SourceError::Configuration { cause, remedy } | SourceError::BadRequest { cause, remedy }) => {
-            Err(problem(PauseReason::Configuration, cause, remedy))
-        }
-        Err(error) => Err(problem(
-            PauseReason::Configuration,
-            error.to_string(),
-            format!("check that {} can be reached from here, then try again", org.source.api_url),
-        )),
+/// All parties of one org, one after the other, as they are read.
+async fn of_org(org: &OrgSettings, shared: &Shared, dates: &Dates, how: &How) -> Vec<Probe> {
+    let mut tried = vec![in_time("source", source::tried(org, shared, dates)).await];
+    for name in org.destinations() {
+        tried.push(in_time(name.as_str(), of_destination(org, name, shared, dates, how)).await);
     }
+    let probe = |party: &str, trial| Probe { org: org.id.clone(), party: party.to_owned(), trial };
+    tried
+        .into_iter()
+        .flat_map(|(party, trials)| trials.into_iter().map(move |trial| probe(party, trial)))
+        .collect()
+}
+
+async fn in_time(party: &str, trials: impl Future<Output = Vec<Trial>>) -> (&str, Vec<Trial>) {
+    let trials = tokio::time::timeout(PARTY_DEADLINE, trials).await.unwrap_or_else(|_| {
+        let cause = format!("no whole answer within {} s", PARTY_DEADLINE.as_secs());
+        vec![Trial { tried: "answer", outcome: Outcome::unreachable(cause) }]
+    });
+    (party, trials)
+}
+
+async fn of_destination(
+    org: &OrgSettings,
+    name: DestinationName,
+    shared: &Shared,
+    dates: &Dates,
+    how: &How,
+) -> Vec<Trial> {
+    let report = shared.reports.org(org);
+    let mut trials = match org::destination(org, name, shared, &report, Vec::new()) {
+        Ok(mut destination) => destination.check(how).await,
+        Err(problem) => vec![Trial { tried: "settings", outcome: Outcome::Failed(problem) }],
+    };
+    if let Some(sentinel) = &org.sentinel
+        && name == DestinationName::Sentinel
+    {
+        trials.extend(dates.trial(&[&sentinel.authority, &sentinel.endpoint]));
+    }
+    trials
 }

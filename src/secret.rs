@@ -75,6 +75,8 @@ impl fmt::Display for Place {
 pub enum SecretError {
     #[error("cannot read secret {place}: {cause}; put the secret there, readable for this user only")]
     Unreadable { place: String, cause: String },
+    #[error("secret {place} is a directory: name the file in it that holds the secret")]
+    Directory { place: String },
     #[error("secret {place} is empty: put the secret there")]
     Empty { place: String },
     #[error(
@@ -126,6 +128,9 @@ impl SecretSource {
         use std::os::unix::fs::PermissionsExt;
         let metadata = std::fs::metadata(path)
             .map_err(|error| SecretError::Unreadable { place: place.to_owned(), cause: error.to_string() })?;
+        if metadata.is_dir() {
+            return Err(SecretError::Directory { place: place.to_owned() });
+        }
         let mode = metadata.permissions().mode() & 0o777;
         let forbidden = if self.group_may_read { 0o037 } else { 0o077 };
         if mode & forbidden != 0 {

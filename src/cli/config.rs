@@ -1,4 +1,4 @@
-//! `config show` and `config init`.
+//! `config show`, `config schema`, `config reference` and `config init`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::{Exit, Failure, Global};
-use crate::config::{Loaded, ShownValue};
+use super::{Exit, Failure, Global, SchemaOf};
+use crate::config::{Loaded, ShownValue, reference, schema};
 
 /// The starter configuration, as it is shipped beside the source.
 pub(super) const STARTER: [(&str, &str); 2] = [
@@ -55,6 +55,23 @@ fn values(text: &mut String, section_prefix: &str, shown: &[ShownValue]) {
         current = section;
         text.push_str(&format!("{line:width$}  # {origin}\n"));
     }
+}
+
+/// Prints the JSON Schema of one file or of both.
+pub(super) fn schema(file: Option<SchemaOf>, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let schema = match file {
+        Some(SchemaOf::Forwarder) => schema::forwarder(),
+        Some(SchemaOf::Org) => schema::org(),
+        None => schema::both(),
+    };
+    writeln!(out, "{schema:#}")?;
+    Ok(Exit::Done)
+}
+
+/// Prints the reference.
+pub(super) fn reference(out: &mut dyn Write) -> Result<Exit, Failure> {
+    out.write_all(reference::markdown().as_bytes())?;
+    Ok(Exit::Done)
 }
 
 /// Writes the starter configuration, or nothing.

@@ -76,7 +76,7 @@ fn help_and_version_are_results_and_wrong_usage_is_an_error() {
     assert_eq!(out, concat!("pulumi-audit-forwarder ", env!("CARGO_PKG_VERSION"), "\n"));
     let (exit, out, _) = asked(&["--help"]);
     assert_eq!(exit, Exit::Done);
-    for part in ["run", "check", "status", "config", "Exit codes"] {
+    for part in ["run", "check", "status", "config", "completions", "man", "Exit codes"] {
         assert!(out.contains(part), "{out}");
     }
     for wrong in [
@@ -85,6 +85,9 @@ fn help_and_version_are_results_and_wrong_usage_is_an_error() {
         &["run", "--timeout", "1m"],
         &["run", "--once", "--timeout", "5"],
         &["status", "--json", "--healthcheck"],
+        &["check", "--offline", "--write-probe"],
+        &["completions"],
+        &["config", "schema", "both"],
     ] {
         let (exit, out, err) = asked(wrong);
         assert_eq!((exit, out.as_str()), (Exit::Usage, ""), "{wrong:?}");

@@ -105,7 +105,12 @@ impl Document {
 
 /// The line is shown up to its `=` only: a secret whose quotes are broken must not be printed.
 fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Mistake {
-    let what = format!("this is not TOML: {}", error.message().replace('\n', ", "));
+    let what = match error.message() {
+        "duplicate key" => {
+            "this stands here a second time: keep one, with everything that both have".to_owned()
+        }
+        said => format!("this is not TOML: {}", said.replace('\n', ", ")),
+    };
     let Some(span) = error.span() else {
         return Mistake::new(path.display().to_string(), what);
     };
@@ -113,8 +118,10 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Mistake {
     let mistake = Mistake::new(path.display().to_string(), what).on_line(line_of(text, start));
     let from = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[from..].lines().next().unwrap_or_default();
-    match line.split_once('=') {
-        Some((key, _)) if bare(key.trim()) => mistake.at_key(key.trim()),
+    let section = line.trim().strip_prefix('[').and_then(|line| line.strip_suffix(']'));
+    match (line.split_once('='), section) {
+        (Some((key, _)), _) if bare(key.trim()) => mistake.at_key(key.trim()),
+        (None, Some(section)) if bare(section.trim()) => mistake.at_section(section.trim()),
         _ => mistake,
     }
 }

@@ -455,7 +455,7 @@ fn plain(expected: &str) -> String {
         "f64" => "a number".into(),
         "map" => "a table".into(),
         other if other.starts_with("struct ") => "a table".into(),
-        other if other.starts_with("enum ") => "a text in quotes".into(),
+        other if other == "enum" || other.starts_with("enum ") => "a text in quotes".into(),
         other => other.to_owned(),
     }
 }

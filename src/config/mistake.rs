@@ -55,7 +55,8 @@ struct Excerpt {
 
 impl Mistake {
     pub(super) fn new(place: impl Into<String>, text: impl Into<String>) -> Mistake {
-        Mistake { place: place.into(), line: 0, excerpt: None, text: text.into() }
+        // What is said may repeat a file's name or a value, and neither may begin a line.
+        Mistake { place: place.into(), line: 0, excerpt: None, text: printable(&text.into()) }
     }
 
     pub(super) fn on_line(mut self, line: usize) -> Mistake {

@@ -2,9 +2,11 @@
 //!
 //! A bare number is refused: whoever reads the file must not have to guess the unit.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -96,6 +98,35 @@ impl<'de> Deserialize<'de> for Period {
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Size, D::Error> {
         from.deserialize_str(Text { expected: "a size with its unit, such as \"2GiB\"", parse: Size::parse })
+    }
+}
+
+impl JsonSchema for Period {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "Whole numbers, each with its unit: s, m, h or d. Such as 90s, 5m, 1h30m, 7d.",
+            "pattern": "^([0-9]+ ?[smhd])+$",
+        })
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let units: Vec<&str> = SIZE_UNITS.iter().map(|(unit, _)| *unit).collect();
+        json_schema!({
+            "type": "string",
+            "description": "A whole number with its unit, such as 512MiB, 2GiB, 10GB.",
+            "pattern": format!("^[0-9]+ ?({})$", units.join("|")),
+        })
     }
 }
 

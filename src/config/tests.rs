@@ -549,6 +549,146 @@ fn every_mistake_is_answered_with_its_place_and_remedy() {
     insta::assert_snapshot!("mistakes", page);
 }
 
+/// Golden, as above: the files themselves, and the values that need more than their kind.
+#[test]
+fn every_wrong_file_is_answered_with_its_place_and_remedy() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let mut page = String::new();
+    let mut say = |title: &str, written: Written| {
+        writeln!(page, "# {title}\n{}\n", written.mistakes()).unwrap();
+    };
+    let org = |text: &str| Written::new("").org("acme", text);
+    let source = |more: &str| org(&ACME.replace("[source]", &format!("[source]\n{more}")));
+    let sentinel = |more: &str| org(&SENTINEL.replace("[sentinel]", &format!("[sentinel]\n{more}")));
+    let s3 = |text: &str| {
+        org(&format!("org = \"a\"\nsource.token.file = \"../token\"\n\n[s3]\nbucket = \"audit\"\n{text}\n"))
+    };
+    let bytes = |written: Written, name: &str, bytes: &[u8]| {
+        std::fs::write(written.path(name), bytes).unwrap();
+        written
+    };
+    let directory = |written: Written, name: &str| {
+        std::fs::remove_file(written.path(name)).ok();
+        std::fs::create_dir_all(written.path(name)).unwrap();
+        written
+    };
+
+    say("forwarder.toml is absent", {
+        let written = acme("");
+        std::fs::remove_file(written.path("forwarder.toml")).unwrap();
+        written
+    });
+    say("forwarder.toml is a directory", directory(acme(""), "forwarder.toml"));
+    say("an org's file is a directory", directory(acme(""), "orgs/acme.toml"));
+    say("an org's file is a link to nowhere", {
+        let written = acme("");
+        std::os::unix::fs::symlink("nowhere", written.path("orgs/beta.toml")).unwrap();
+        written
+    });
+    say("not UTF-8", bytes(acme(""), "forwarder.toml", b"state_dir = \"\xff\"\n"));
+    say("a file that is far too large", bytes(acme(""), "orgs/acme.toml", &b"#\n".repeat(600_000)));
+    say("a file's name that is not UTF-8", {
+        let written = acme("");
+        let name = std::ffi::OsStr::from_bytes(b"orgs/\xff.toml");
+        std::fs::write(written.directory.path().join(name), ACME).unwrap();
+        written
+    });
+    say("a file's name that forges a line", acme("").file("orgs/a\nb.toml", ACME));
+    say("the orgs directory is a file", acme("orgs_dir = \"token\""));
+    say("more syntax errors than help", acme(&"a = \n".repeat(9)));
+    say("a long value", acme(&format!("[log]\nlevel = \"{}\"\n", "loud".repeat(100))));
+    say("a table where a text belongs", acme("[state_dir]\nx = 1\n[log.level]\ny = 1\n"));
+    say("a section twice", acme("[log]\nlevel = \"info\"\n[log]\nformat = \"json\"\n"));
+    say("a section of the forwarder in an org's file", org(&format!("{ACME}\n[journal]\nretain = \"1d\"\n")));
+    say("a key of the org in the forwarder's file", acme("org = \"acme-corp\"\n"));
+
+    say("too many rescans", source(&format!("rescan_after = [{}]", "\"1h\", ".repeat(25))));
+    say("rate: more than anybody serves", source("requests_per_second = 1001"));
+    say("a period without end", source("overlap = \"40000d\""));
+    say("a size without end", acme("[journal]\nmax_bytes_per_org = \"99999999TiB\"\n"));
+    say("token: no name of a variable", source("next_token = { env = \"A=B\" }"));
+    say("token: an empty path", source("next_token = { file = \"\" }"));
+    say("token: a number for a path", source("next_token = { file = 5 }"));
+    say("token: a key that is none", source("next_token = { path = \"../token\" }"));
+    say("token: a directory", directory(source("next_token = { file = \"../folder\" }"), "folder"));
+    say("authorities: no certificate in the file", source("ca_file = \"../token\""));
+    say("service address with a query", source("api_url = \"https://pulumi.example?x=1\""));
+    say("service address of another kind", source("api_url = \"ftp://pulumi.example\""));
+
+    say("Sentinel: endpoint unencrypted", org(&SENTINEL.replace("https://acme-x1y2", "http://acme-x1y2")));
+    say("Sentinel: an empty stream", sentinel("stream = \"\""));
+    say("Sentinel: authority with a path", sentinel("authority = \"https://login.example/tenant\""));
+    say("Sentinel: scope with a space", sentinel("scope = \"a b/.default\""));
+    say(
+        "Sentinel: identity as a text",
+        org(&SENTINEL.replace("identity = {", "identity = \"client_secret\"\nx = {")),
+    );
+    say("Sentinel: identity of no kind", org(&SENTINEL.replace("\"client_secret\"", "\"password\"")));
+    say(
+        "Sentinel: tenant with a space",
+        org(&SENTINEL.replace("tenant_id = \"t\"", "tenant_id = \"my tenant\"")),
+    );
+    say("S3: region", s3("region = \"eu west 1\""));
+    say("S3: prefix that climbs", s3("prefix = \"a/../b\""));
+    say("S3: prefix without end", s3(&format!("prefix = \"{}\"", "a".repeat(600))));
+    say("S3: endpoint with a password", s3("endpoint_url = \"https://me:pw@minio.example\""));
+    say("file: an empty path", org(&ACME.replace("../archive", "")));
+
+    insta::assert_snapshot!("files", page);
+
+    let many = acme(&(0..60).map(|number| format!("unknown_{number} = 1\n")).collect::<String>()).mistakes();
+    assert!(many.contains("unknown_49") && !many.contains("unknown_50"), "a screenful is enough");
+    assert!(many.ends_with("\nand 10 more"), "{many}");
+}
+
+/// Whatever key is written with a value of the wrong kind: the mistake has the file, the line, the key, and what to write instead.
+#[test]
+fn every_key_with_a_value_of_the_wrong_kind_is_answered_with_its_line_and_a_remedy() {
+    use serde_json::Value;
+
+    fn keys(schema: &Value, root: &Value, at: &str, found: &mut Vec<(String, &'static str)>) {
+        for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
+            let path = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+            let reference = schema.as_object().and_then(schema::referred);
+            let whole = reference.map_or(schema, |name| &root["$defs"][name]);
+            let wrong = match whole["type"].as_str() {
+                Some("boolean" | "number" | "integer") => "\"x\"",
+                _ => "5",
+            };
+            found.push((path.clone(), wrong));
+            keys(whole, root, &path, found);
+        }
+    }
+    let mut tried = 0;
+    for (name, schema) in [("forwarder.toml", schema::forwarder()), ("orgs/acme.toml", schema::org())] {
+        let mut found = Vec::new();
+        keys(&schema, &schema, "", &mut found);
+        for (key, wrong) in found {
+            let text = format!("# a comment\n\n{key} = {wrong}\n");
+            let written = match name {
+                "forwarder.toml" => {
+                    // The sections of destinations are read where an org has one.
+                    let enabled =
+                        "org = \"a\"\nsource.token.file = \"../token\"\nsentinel = {}\ns3 = {}\nfile = {}\n";
+                    Written::new(&text).org("acme", enabled)
+                }
+                _ => Written::new("").org("acme", &text),
+            };
+            let mistakes = written.mistakes();
+            let last = key.rsplit('.').next().unwrap();
+            let marked = mistakes.lines().zip(mistakes.lines().skip(1)).any(|(line, below)| {
+                line.starts_with(&format!("{name}:3 | {last} = "))
+                    && below.contains('^')
+                    && ["give ", "a secret is never written"].iter().any(|remedy| below.contains(remedy))
+            });
+            assert!(marked, "{key} = {wrong}\n{mistakes}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 60, "{tried}");
+}
+
 #[test]
 fn a_configuration_that_is_nowhere_says_where_it_was_looked_for() {
     let directory = tempfile::tempdir().unwrap();

@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use crate::chunk::{CHUNK_LINES_BYTES_MAX, Chunk, Claim, Link};
 use crate::destination::{Answer, Backlog, Destination, DestinationName, PauseReason, Problem, Receipt};
 use crate::event::{OrgId, hex};
+use crate::probe::trial::{How, Outcome, Trial};
 
 /// Most bytes read of a claim that is not ours: enough to say whose it is.
 const CLAIM_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -118,18 +119,6 @@ impl From<Obstacle> for Answer {
     }
 }
 
-impl Obstacle {
-    /// The same for a question that a person asked: there is nobody to try again.
-    pub fn into_problem(self, remedy: &str) -> Problem {
-        match self {
-            Obstacle::Paused(problem) => problem,
-            Obstacle::Ambiguous(cause) | Obstacle::Throttled { cause, .. } => {
-                Problem { reason: PauseReason::Configuration, cause, remedy: remedy.to_owned() }
-            }
-        }
-    }
-}
-
 /// A place that keeps pieces under keys, and creates one only if it is absent.
 #[async_trait]
 pub trait Store: Send {
@@ -149,11 +138,8 @@ pub trait Store: Send {
 
     async fn secret_changed(&mut self) -> bool;
 
-    /// As [`Destination::check`].
-    ///
-    /// # Errors
-    /// What is wrong, with its remedy.
-    async fn check(&mut self) -> Result<String, Problem>;
+    /// As [`Destination::check`]; the write probe is the archive's business.
+    async fn check(&mut self, how: &How) -> Vec<Trial>;
 }
 
 /// A destination that keeps chunks as claims and objects.
@@ -170,21 +156,20 @@ impl<S: Store> Archive<S> {
     }
 
     /// Creates one small piece twice, to see that the store honours "only if absent". Leaves it there.
-    ///
-    /// # Errors
-    /// What is wrong, with its remedy.
-    pub async fn write_probe(&mut self) -> Result<String, Problem> {
+    pub async fn write_probe(&mut self) -> Outcome {
         let body = Bytes::from_static(b"{\"probe\":\"created only if absent\"}");
         for _ in 0..2 {
             let created = self.store.create(PROBE_KEY, &body, Piece::Probe).await;
-            match created.map_err(|obstacle| obstacle.into_problem("try again"))? {
-                Creation::Exists => {
-                    return Ok(format!("{} was not overwritten", self.store.locate(PROBE_KEY)));
+            match created {
+                Ok(Creation::New(_)) => {}
+                Ok(Creation::Exists) => {
+                    let place = self.store.locate(PROBE_KEY);
+                    return Outcome::Ok(format!("{place} can be written, and was not overwritten"));
                 }
-                Creation::New(_) => {}
+                Err(obstacle) => return Answer::from(obstacle).into(),
             }
         }
-        Err(Problem {
+        Outcome::Failed(Problem {
             reason: PauseReason::Configuration,
             cause: format!("{} was created twice: the store ignores `If-None-Match`", self.store.locate(PROBE_KEY)),
             remedy: "use a store that honours conditional writes; until then two instances could overwrite each other".into(),
@@ -286,8 +271,12 @@ impl<S: Store> Destination for Archive<S> {
         self.store.secret_changed().await
     }
 
-    async fn check(&mut self) -> Result<String, Problem> {
-        self.store.check().await
+    async fn check(&mut self, how: &How) -> Vec<Trial> {
+        let mut trials = self.store.check(how).await;
+        if how.write_probe && !trials.iter().any(Trial::ends) {
+            trials.push(Trial::new("write", self.write_probe().await));
+        }
+        trials
     }
 }
 

@@ -20,8 +20,10 @@ use bytes::Bytes;
 
 use crate::config::settings::FileSettings;
 use crate::destination::archive::{Archive, Creation, Entry, Lines, Obstacle, Piece, Store, lines_of};
-use crate::destination::{DestinationName, PauseReason, Problem};
+use crate::destination::{Answer, DestinationName, PauseReason, Problem};
+
 use crate::event::OrgId;
+use crate::probe::trial::{How, Outcome, Trial};
 
 /// Files and directories are for this user alone: events name people and addresses.
 const FILE_MODE: u32 = 0o600;
@@ -104,8 +106,12 @@ impl Store for Folder {
         false
     }
 
-    async fn check(&mut self) -> Result<String, Problem> {
-        self.run(Inner::check).await.map_err(|obstacle| obstacle.into_problem("try again"))
+    async fn check(&mut self, _: &How) -> Vec<Trial> {
+        let outcome = match self.run(Inner::check).await {
+            Ok(found) => Outcome::Ok(found),
+            Err(obstacle) => Answer::from(obstacle).into(),
+        };
+        vec![Trial::new("directory", outcome)]
     }
 }
 
@@ -264,13 +270,9 @@ impl Inner {
         }
         if nearest == self.root {
             fs::read_dir(nearest).map_err(|error| Fault::new("list", nearest, error))?;
-            Ok(format!("{} is a directory; writing was not tried", self.root.display()))
+            Ok(format!("{} is a directory", self.root.display()))
         } else {
-            Ok(format!(
-                "{} will be created in {}; writing was not tried",
-                self.root.display(),
-                nearest.display()
-            ))
+            Ok(format!("{} will be created in {}", self.root.display(), nearest.display()))
         }
     }
 }
@@ -367,8 +369,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::destination::Destination;
     use crate::destination::archive::contract::{self, Place, chunk, deliver, org};
-    use crate::destination::{Answer, Destination};
 
     struct Disk(tempfile::TempDir);
 
@@ -453,6 +455,10 @@ mod tests {
         assert!(matches!(archive.deliver(&next, &contract::Alone).await, Answer::Durable(_)));
     }
 
+    fn how() -> How {
+        How { write_probe: true, clock: crate::clock::Clock::system() }
+    }
+
     #[tokio::test]
     async fn a_path_that_is_a_file_is_a_mistake_in_the_configuration() {
         let disk = Disk::new();
@@ -461,13 +467,17 @@ mod tests {
         let mut archive = contract::archive(&disk);
         let Answer::Paused(problem) = deliver(&disk, &chunk(0, "one", 1)).await else { panic!() };
         assert_eq!(problem.reason, PauseReason::Configuration);
-        assert_eq!(archive.check().await.unwrap_err().reason, PauseReason::Configuration);
+        let trials = archive.check(&how()).await;
+        let Outcome::Failed(problem) = &trials[0].outcome else { panic!("{trials:?}") };
+        assert_eq!((problem.reason, trials.len()), (PauseReason::Configuration, 1), "and nothing is written");
     }
 
     #[tokio::test]
     async fn check_creates_nothing() {
         let disk = Disk::new();
-        let said = contract::archive(&disk).check().await.unwrap();
+        let how = How { write_probe: false, ..how() };
+        let trials = contract::archive(&disk).check(&how).await;
+        let Outcome::Ok(said) = &trials[0].outcome else { panic!("{trials:?}") };
         assert!(said.contains("will be created"), "{said}");
         assert!(!disk.root().exists());
     }

@@ -5,6 +5,7 @@
 //! means is [`answer`]'s business, how the store is reached is [`client`]'s; no other module knows the SDK.
 
 mod answer;
+mod check;
 pub mod client;
 #[cfg(test)]
 mod tests;
@@ -23,13 +24,14 @@ use sha2::{Digest, Sha256};
 
 use self::answer::{Meaning, Refused};
 use self::client::{Connections, SecretSeen};
-use crate::chunk::{CHUNK_LINES_BYTES_MAX, claim_key};
+use crate::chunk::CHUNK_LINES_BYTES_MAX;
 use crate::config::settings::{S3Credentials, S3Settings};
 use crate::destination::archive::{
     Archive, Creation, Entry, Lines, Obstacle, Piece, SHA256_METADATA, Store, lines_of,
 };
 use crate::destination::{DestinationName, PauseReason, Problem};
 use crate::event::OrgId;
+use crate::probe::trial::{How, Trial};
 
 /// What every permission problem names: there is no Delete among them.
 const ACTIONS: &str = "s3:PutObject, s3:GetObject and s3:ListBucket";
@@ -278,20 +280,8 @@ impl Store for Bucket {
         }
     }
 
-    async fn check(&mut self) -> Result<String, Problem> {
-        let (bucket, below) = (self.settings.bucket.clone(), self.whole("_chain/"));
-        let asked = format!("LIST {}", self.locate("_chain/"));
-        let listed = self
-            .ask(&asked, |client| {
-                client.list_objects_v2().bucket(bucket.clone()).prefix(below.clone()).max_keys(1).send()
-            })
-            .await;
-        let again = "try again: the store did not decide";
-        listed.map_err(|refused| self.obstacle(refused).into_problem(again))?;
-        // Present or absent, both show that reading is allowed.
-        let first_claim = claim_key(&self.org, 0);
-        self.get(&first_claim).await.map_err(|refused| self.obstacle(refused).into_problem(again))?;
-        Ok(format!("{} can be listed and read; writing was not tried", self.locate("")))
+    async fn check(&mut self, how: &How) -> Vec<Trial> {
+        self.tried(how).await
     }
 }
 

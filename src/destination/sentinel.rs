@@ -10,6 +10,7 @@
 //! row, then with one row from elsewhere. Rows that were refused at another time than the one at which the first is accepted again
 //! are sent once more before they are given up, so a repaired table leaves nothing behind.
 
+mod check;
 pub mod client;
 pub mod credential;
 pub mod rows;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use credential::Figures;
 
-use self::client::{Client, NO_ROWS, Verdict};
+use self::client::{Client, Verdict};
 use self::credential::{Credential, NoToken};
 use self::rows::{BODY_BYTES_MAX, Rows};
 use crate::chunk::Chunk;
@@ -32,6 +33,7 @@ use crate::destination::{
 };
 use crate::http::Transport;
 use crate::metrics::OrgMetrics;
+use crate::probe::trial::{How, Trial};
 use crate::secret::Fingerprint;
 
 /// So many refused rows without an accepted one between them mean that the configuration is wrong.
@@ -514,24 +516,8 @@ impl Destination for Sentinel {
         self.refused_secret.is_some_and(|refused| self.credential.present_secret() != refused)
     }
 
-    async fn check(&mut self) -> Result<String, Problem> {
-        let accepts = format!("{} accepts rows from {}", self.client.target(), self.credential.identity());
-        let unreachable = |cause: String| Problem {
-            reason: PauseReason::Configuration,
-            cause,
-            remedy: "try again; if it stays so, check `endpoint`, `authority`, the network and any proxy"
-                .into(),
-        };
-        match self.send(NO_ROWS).await {
-            Ok(Sent::Accepted { .. }) => Ok(accepts),
-            // Reachable and permitted; only the empty question is not taken.
-            Ok(Sent::Refused { cause, .. }) => {
-                Ok(format!("{accepts} (as far as an empty array shows: {cause})"))
-            }
-            Err(Answer::Paused(problem)) => Err(problem),
-            Err(Answer::Ambiguous(cause) | Answer::Throttled { cause, .. }) => Err(unreachable(cause)),
-            Err(Answer::Durable(_)) => Ok(accepts),
-        }
+    async fn check(&mut self, _: &How) -> Vec<Trial> {
+        self.tried().await
     }
 }
 

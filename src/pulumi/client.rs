@@ -19,7 +19,7 @@ use crate::metrics::OrgMetrics;
 use crate::pulumi::budget::{HostBudget, HostBudgets, OrgBudget, Urgency};
 use crate::pulumi::service_clock::ServiceClock;
 use crate::pulumi::token::Tokens;
-use crate::pulumi::wire::{self, Page, Query};
+use crate::pulumi::wire::{self, Account, Page, Query};
 use crate::retry;
 use crate::secret::Secret;
 
@@ -156,6 +156,16 @@ impl Client {
         let now = self.now();
         let query = Query { after: now - 2, before: now - 1, token: None, kind: None };
         self.page(&query, Urgency::Present).await.map(|_| ())
+    }
+
+    /// Asks whose the token is.
+    ///
+    /// # Errors
+    /// As [`Client::page`].
+    pub async fn account(&mut self) -> Result<Account, SourceError> {
+        let answer = self.ask(wire::ACCOUNT_PATH, Urgency::Present).await?;
+        let what = format!("the answer to {} is no account", wire::ACCOUNT_PATH);
+        wire::parse_account(&answer.body).ok_or(SourceError::Transient(what))
     }
 
     /// One request, and a second one with another token if the first is refused with 401.

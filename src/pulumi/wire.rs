@@ -465,6 +465,94 @@ pub fn error_message(body: &[u8]) -> Option<String> {
     Some(text.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARACTERS_MAX).collect())
 }
 
+/// Where a token's own account is. Any token may ask.
+pub const ACCOUNT_PATH: &str = "/api/user";
+/// Most characters of a name that are kept.
+const NAME_CHARACTERS_MAX: usize = 100;
+
+/// Whose a token is, and what it sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub kind: TokenKind,
+    pub organizations: Vec<Known>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A person's, with everything that this person may do.
+    Personal {
+        login: String,
+    },
+    Organization {
+        name: String,
+        organization: String,
+    },
+    Team {
+        name: String,
+        organization: String,
+        team: String,
+    },
+}
+
+/// An organization that a token sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub name: String,
+    pub is_admin: bool,
+}
+
+/// Reads the answer to [`ACCOUNT_PATH`]. `tokenInfo` is there for machines' tokens only; `role` is missing from older services.
+/// `None` when it is no account.
+pub fn parse_account(body: &[u8]) -> Option<Account> {
+    #[derive(Deserialize)]
+    struct RawAccount {
+        #[serde(rename = "githubLogin")]
+        login: String,
+        #[serde(default)]
+        organizations: Option<Vec<RawKnown>>,
+        #[serde(rename = "tokenInfo", default)]
+        token: Option<RawToken>,
+    }
+    #[derive(Deserialize)]
+    struct RawKnown {
+        #[serde(rename = "githubLogin")]
+        login: String,
+        #[serde(default)]
+        role: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct RawToken {
+        #[serde(default)]
+        name: String,
+        #[serde(default)]
+        organization: String,
+        #[serde(default)]
+        team: Option<String>,
+    }
+    let cut = |text: String| -> String {
+        text.chars().filter(|c| !c.is_control()).take(NAME_CHARACTERS_MAX).collect()
+    };
+    let raw: RawAccount = serde_json::from_slice(body).ok()?;
+    let kind = match raw.token {
+        Some(RawToken { name, organization, team }) => {
+            let (name, organization) = (cut(name), cut(organization));
+            match team.map(cut).filter(|team| !team.is_empty()) {
+                Some(team) => TokenKind::Team { name, organization, team },
+                None => TokenKind::Organization { name, organization },
+            }
+        }
+        None => TokenKind::Personal { login: cut(raw.login) },
+    };
+    let known = |known: RawKnown| Known {
+        name: cut(known.login),
+        is_admin: known.role.is_some_and(|role| role == "admin"),
+    };
+    Some(Account {
+        kind,
+        organizations: raw.organizations.unwrap_or_default().into_iter().map(known).collect(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -641,6 +729,27 @@ mod tests {
         let body = br#"{"code":401,"message":"token pul-0123456789 is\ninvalid"}"#;
         assert_eq!(error_message(body).as_deref(), Some("token [REDACTED] is invalid"));
         assert_eq!(error_message(b"<html>"), None);
+    }
+
+    #[test]
+    fn an_account_says_whose_the_token_is() {
+        let kind = |more: &str| {
+            let body = format!("{{\"githubLogin\":\"alice\",\"organizations\":null{more}}}");
+            parse_account(body.as_bytes()).unwrap().kind
+        };
+        assert_eq!(kind(""), TokenKind::Personal { login: "alice".into() });
+        assert_eq!(
+            kind(",\"tokenInfo\":{\"name\":\"ci\",\"organization\":\"acme\",\"team\":\"\"}"),
+            TokenKind::Organization { name: "ci".into(), organization: "acme".into() }
+        );
+        assert_eq!(
+            kind(",\"tokenInfo\":{\"name\":\"ci\",\"organization\":\"acme\",\"team\":\"ops\"}"),
+            TokenKind::Team { name: "ci".into(), organization: "acme".into(), team: "ops".into() }
+        );
+        let body = br#"{"githubLogin":"a","organizations":[{"githubLogin":"acme","role":"admin"},{"githubLogin":"b"}]}"#;
+        let known = parse_account(body).unwrap().organizations;
+        assert_eq!(known.iter().map(|known| known.is_admin).collect::<Vec<_>>(), [true, false]);
+        assert!(parse_account(b"<html>").is_none());
     }
 
     proptest! {

@@ -185,6 +185,42 @@ async fn wrong_usage_ends_with_2_and_help_with_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_explains_the_command_needs_no_configuration_and_a_reader_may_leave_early() {
+    let schema = async |file: &[&str]| {
+        let ended = bare(&[&["config", "schema"], file].concat()).await;
+        assert_eq!(ended.status.code(), Some(0), "{}", err(&ended));
+        serde_json::from_str::<Value>(&out(&ended)).expect("it is JSON")
+    };
+    assert!(schema(&["forwarder"]).await["properties"]["state_dir"].is_object());
+    assert!(schema(&["org"]).await["properties"]["org"].is_object());
+    assert!(schema(&[]).await["$defs"]["ForwarderFile"].is_object());
+    for (arguments, part) in [
+        (&["config", "reference"][..], "#### `source.poll_interval`"),
+        (&["man"], ".TH pulumi"),
+        (&["completions", "bash"], "complete -F"),
+        (&["completions", "fish"], "complete -c pulumi-audit-forwarder"),
+        (&["completions", "zsh"], "#compdef pulumi-audit-forwarder"),
+    ] {
+        let ended = bare(arguments).await;
+        assert_eq!((ended.status.code(), err(&ended)), (Some(0), String::new()), "{arguments:?}");
+        assert!(out(&ended).contains(part), "{arguments:?}");
+    }
+    assert_eq!(bare(&["completions", "tcsh"]).await.status.code(), Some(2));
+    assert_eq!(bare(&["config", "schema", "other"]).await.status.code(), Some(2));
+
+    // As `| head -1` does it: nobody reads any more, and nothing failed.
+    let mut child = std::process::Command::new(crate::delivery::binary())
+        .args(["config", "reference"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unusable_or_newer_state_directory_ends_with_1() {
     let world = World::start().await;
     world.write_config(&[recent(&world, "acme").with_file()], "");
@@ -266,18 +302,22 @@ async fn check_tries_everything_once_writes_nothing_and_ends_with_0_or_69() {
         let fits = |line: &&str| line.starts_with(id) && line[id.len()..].trim_start().starts_with(what);
         said.lines().filter(fits).map(str::to_owned).collect()
     };
-    for (id, what) in [
-        ("acme", "source"),
-        ("acme", "sentinel"),
-        ("acme", "s3"),
-        ("acme", "file"),
-        ("other", "source"),
-        ("other", "file"),
+    let source = &["audit log", "token", "clock"][..];
+    for (id, what, tried) in [
+        ("acme", "source", source),
+        ("acme", "sentinel", &["token", "rows", "clock"]),
+        ("acme", "s3", &["list", "read", "object lock", "clock"]),
+        ("acme", "file", &["directory"]),
+        ("other", "source", source),
+        ("other", "file", &["directory"]),
     ] {
         let lines = lines(id, what);
-        assert_eq!(lines.len(), 1, "one line for {what} of {id}: {said}");
-        assert!(lines[0].contains("ok"), "{}", lines[0]);
+        assert_eq!(lines.len(), tried.len(), "one line for each thing tried of {what} of {id}: {said}");
+        for (line, tried) in lines.iter().zip(tried) {
+            assert!(line.contains(tried) && line.contains("  ok  "), "{line}");
+        }
     }
+    assert!(said.contains("organization token `audit-forwarder` of `acme`"), "{said}");
     assert!(world.rows("acme").is_empty() && world.archive().await.files.is_empty());
     let left = |path: &std::path::Path| std::fs::read_dir(path).map_or(0, Iterator::count);
     assert_eq!(
@@ -292,14 +332,16 @@ async fn check_tries_everything_once_writes_nothing_and_ends_with_0_or_69() {
     let ended = command(&world, &["check"]).await;
     assert_eq!(ended.status.code(), Some(69), "{}", out(&ended));
     let said = out(&ended);
-    for part in ["Monitoring Metrics Publisher", "other-token", "3 of 6 failed"] {
+    for part in ["Monitoring Metrics Publisher", "other-token", "3 of "] {
         assert!(said.contains(part), "`{part}` is in: {said}");
     }
     let only = command(&world, &["check", "--org", "other", "--json"]).await;
     assert_eq!(only.status.code(), Some(69));
     let answer: Value = serde_json::from_str(&out(&only)).expect("it is JSON");
     assert_eq!(answer["ok"], false);
-    assert_eq!(answer["probes"].as_array().map(Vec::len), Some(2));
+    let probes = answer["probes"].as_array().expect("a list");
+    assert!(probes.iter().all(|probe| probe["org"] == "other"), "{answer}");
+    assert_eq!((&probes[0]["tried"], &probes[0]["reason"]), (&"audit log".into(), &"credentials".into()));
     let requests = world.pulumi().ledger.total();
     assert_eq!(command(&world, &["check", "--offline"]).await.status.code(), Some(0));
     assert_eq!(world.pulumi().ledger.total(), requests, "offline means that nobody is asked");

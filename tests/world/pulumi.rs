@@ -63,6 +63,19 @@ struct Token {
     valid: bool,
     until: Option<i64>,
     may_read: bool,
+    owner: Owner,
+}
+
+/// Whose a token is, as the account's answer says it.
+#[derive(Debug, Clone, Default)]
+pub enum Owner {
+    /// A token of the organization, with a role of its own.
+    #[default]
+    Organization,
+    /// The same, made for admins.
+    OrganizationAdmin,
+    Team(String),
+    Person(String),
 }
 
 impl Pulumi {
@@ -143,10 +156,9 @@ impl Pulumi {
         let is_get = head.method == http::Method::GET;
         match path {
             ["api", "user"] if is_get => {
-                let known: Vec<String> = orgs
+                let known: Vec<(String, Owner)> = orgs
                     .iter()
-                    .filter(|(_, org)| org.knows(token, now).is_some())
-                    .map(|(name, _)| name.clone())
+                    .filter_map(|(name, org)| Some((name.clone(), org.knows(token, now)?.owner.clone())))
                     .collect();
                 let any = orgs.iter_mut().find(|(_, org)| org.knows(token, now).is_some());
                 let response = if known.is_empty() { problem(401, NO_CREDENTIALS) } else { account(&known) };
@@ -272,6 +284,11 @@ impl OrgHandle<'_> {
     fn each_token(&self, value: &str, change: impl Fn(&mut Token)) -> &Self {
         self.with(|org| org.tokens.iter_mut().filter(|token| token.value == value).for_each(change));
         self
+    }
+
+    /// Whose a token is; without this, the organization's.
+    pub fn own(&self, value: &str, owner: Owner) -> &Self {
+        self.each_token(value, |token| token.owner = owner.clone())
     }
 
     /// Whether the org's edition has audit logs at all.
@@ -472,7 +489,13 @@ impl Fault {
 }
 
 fn new_token(chance: &mut Chance) -> Token {
-    Token { value: format!("pul-{}", chance.hex(40)), valid: true, until: None, may_read: true }
+    Token {
+        value: format!("pul-{}", chance.hex(40)),
+        valid: true,
+        until: None,
+        may_read: true,
+        owner: Owner::default(),
+    }
 }
 
 fn problem(code: u16, message: &str) -> Response<Bytes> {
@@ -501,12 +524,20 @@ fn refused(refusal: &Refusal) -> Response<Bytes> {
     }
 }
 
-fn account(orgs: &[String]) -> Response<Bytes> {
-    let organizations: Vec<Value> =
-        orgs.iter().map(|org| json!({"githubLogin": org, "name": org, "avatarUrl": ""})).collect();
-    let first = orgs.first().map_or("", |org| org.as_str());
-    let body = json!({"id": "00000000-1111-4222-8333-444444444444", "githubLogin": first, "name": first, "avatarUrl": "",
-        "organizations": organizations, "tokenInfo": {"name": "audit-forwarder", "organization": first}});
+fn account(orgs: &[(String, Owner)]) -> Response<Bytes> {
+    let (first, owner) = orgs.first().cloned().unwrap_or_default();
+    let role = |owner: &Owner| if matches!(owner, Owner::OrganizationAdmin) { "admin" } else { "member" };
+    let organizations: Vec<Value> = orgs
+        .iter()
+        .map(|(org, owner)| json!({"githubLogin": org, "name": org, "avatarUrl": "", "role": role(owner)}))
+        .collect();
+    let login = if let Owner::Person(login) = &owner { login } else { &first };
+    let mut body = json!({"id": "00000000-1111-4222-8333-444444444444", "githubLogin": login, "name": login, "avatarUrl": "",
+        "organizations": organizations});
+    let team = if let Owner::Team(team) = &owner { team.as_str() } else { "" };
+    if !matches!(owner, Owner::Person(_)) {
+        body["tokenInfo"] = json!({"name": "audit-forwarder", "organization": first, "team": team});
+    }
     respond(200, "application/json", body.to_string())
 }
 

@@ -160,6 +160,29 @@ fn the_healthcheck_says_nothing_and_outlives_a_configuration_that_no_longer_load
 }
 
 #[test]
+fn the_healthcheck_follows_livez_and_nothing_else() {
+    use std::io::{Read, Write};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = configured(&listener.local_addr().unwrap().to_string());
+    let daemon = std::thread::spawn(move || {
+        let answers = ["503 Service Unavailable", "200 OK", "404 Not Found"];
+        answers.map(|answer| {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let read = connection.read(&mut request).unwrap();
+            write!(connection, "HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            String::from_utf8_lossy(&request[..read]).lines().next().unwrap_or_default().to_owned()
+        })
+    });
+    for exit in [Exit::Failed, Exit::Done, Exit::Failed] {
+        assert_eq!(asked(directory.path(), &["--healthcheck"]), (exit, String::new(), String::new()));
+    }
+    assert_eq!(daemon.join().unwrap(), ["GET /livez HTTP/1.1"; 3]);
+}
+
+#[test]
 fn without_a_daemon_the_state_directory_is_read_and_nothing_is_written() {
     // Port 1 of the loopback address: nobody listens there.
     let directory = configured("127.0.0.1:1");

@@ -23,6 +23,7 @@ use crate::config::settings::{S3Credentials, S3Settings};
 use crate::destination::archive::Archive;
 use crate::destination::archive::contract::{self, Alone, Place, chunk, deliver, org};
 use crate::destination::{Answer, Destination, PauseReason, Problem, Receipt};
+use crate::probe::trial::{How, Outcome};
 use crate::secret::{Place as SecretPlace, SecretSource};
 
 #[derive(Clone)]
@@ -464,15 +465,68 @@ async fn nobody_listening_is_worth_another_try() {
 async fn check_asks_and_writes_nothing() {
     let fake = Fake::start().await;
     let mut archive = fake.archive();
-    assert!(archive.check().await.unwrap().contains("s3://audit/a/b/"));
+    let how = How { write_probe: false, clock: Clock::system() };
+    let listed = || Said { status: 200, headers: vec![], body: "<ListBucketResult/>".into(), acts: false };
+    let trials = archive.check(&how).await;
+    assert_eq!(
+        trials.iter().map(|trial| trial.tried).collect::<Vec<_>>(),
+        ["list", "read", "object lock", "clock"]
+    );
+    assert_eq!(trials[0].outcome, Outcome::Ok("s3://audit/a/b/ can be listed".into()));
+    assert!(trials.iter().all(|trial| matches!(trial.outcome, Outcome::Ok(_))), "{trials:?}");
+
     fake.says(refusal(403, "AccessDenied"));
-    let problem = archive.check().await.unwrap_err();
+    let trials = archive.check(&how).await;
+    let Outcome::Failed(problem) = &trials[0].outcome else { panic!("{trials:?}") };
     assert_eq!(problem.reason, PauseReason::Permission);
     assert!(problem.cause.starts_with("LIST s3://audit/a/b/_chain/: 403 AccessDenied"), "{problem:?}");
-    fake.says(Said { status: 200, headers: vec![], body: "<ListBucketResult/>".into(), acts: false });
+    assert_eq!(trials[1].tried, "clock", "nothing more of the bucket is worth trying");
+
+    fake.says(listed());
     fake.says(refusal(403, "AccessDenied"));
-    assert!(archive.check().await.unwrap_err().cause.starts_with("GET s3://audit/a/b/_chain/org=acme/"));
+    let trials = archive.check(&how).await;
+    let Outcome::Failed(problem) = &trials[1].outcome else { panic!("{trials:?}") };
+    assert!(problem.cause.starts_with("GET s3://audit/a/b/_chain/org=acme/"), "{problem:?}");
+
+    fake.says(refusal(503, "SlowDown"));
+    assert!(
+        matches!(archive.check(&how).await[0].outcome, Outcome::Unreachable { .. }),
+        "it passes by itself"
+    );
     assert!(fake.seen(Method::PUT).is_empty());
+}
+
+#[tokio::test]
+async fn check_says_what_object_lock_does_and_does_without_the_permission_to_ask() {
+    let fake = Fake::start().await;
+    let how = How { write_probe: false, clock: Clock::system() };
+    let said = |status, body: &str| Said { status, headers: vec![], body: body.into(), acts: false };
+    let locked = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+                  <Mode>GOVERNANCE</Mode><Years>7</Years></DefaultRetention></Rule></ObjectLockConfiguration>";
+    for (answer, part) in [
+        (said(200, locked), "kept 7 years (GOVERNANCE)"),
+        (refusal(404, "ObjectLockConfigurationNotFoundError"), "off for this bucket"),
+        (refusal(403, "AccessDenied"), "s3:GetBucketObjectLockConfiguration is not granted"),
+        (refusal(501, "NotImplemented"), "not known (NotImplemented)"),
+    ] {
+        fake.says(said(200, "<ListBucketResult/>"));
+        fake.says(refusal(404, "NoSuchKey"));
+        fake.says(answer);
+        let trials = fake.archive().check(&how).await;
+        let Outcome::Ok(found) = &trials[2].outcome else { panic!("{trials:?}") };
+        assert!(found.contains(part), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn check_compares_the_clock_with_the_stores_also_where_it_is_refused() {
+    let fake = Fake::start().await;
+    let how = How { write_probe: false, clock: Clock::system() };
+    fake.state.lock().unwrap().ahead = 7_200;
+    fake.says(refusal(403, "AccessDenied"));
+    let trials = fake.archive().check(&how).await;
+    let Outcome::Warning { cause, remedy } = &trials[1].outcome else { panic!("{trials:?}") };
+    assert!(cause.contains("behind the store of s3://audit/a/b/") && remedy.contains("NTP"), "{cause}");
 }
 
 #[tokio::test]
@@ -481,7 +535,7 @@ async fn a_store_that_overwrites_is_found_out_by_the_write_probe() {
     for _ in 0..2 {
         fake.says(Said { status: 200, headers: vec![("etag", "\"tag\"")], body: String::new(), acts: true });
     }
-    let problem = fake.archive().write_probe().await.unwrap_err();
+    let Outcome::Failed(problem) = fake.archive().write_probe().await else { panic!() };
     assert!(problem.cause.contains("ignores `If-None-Match`"), "{problem:?}");
 }
 

@@ -17,6 +17,7 @@ use crate::config::settings::AzureIdentity;
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
 use crate::http::{Failure, Request, Response};
 use crate::metrics::Metrics;
+use crate::probe::trial::Outcome;
 use crate::secret::{Place, SecretSource};
 
 const AT: Second = Second(1_795_256_100);
@@ -596,13 +597,24 @@ async fn a_damaged_chunk_is_never_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_check_writes_nothing_and_says_what_is_wrong() {
     let mut bench = Bench::new(&[]);
-    assert!(bench.sentinel.check().await.unwrap().contains("Custom-PulumiAuditLogs_CL"));
-    assert_eq!(bench.azure.take_requests(), [0]);
-    bench.azure.replies(&[Reply::Status(403), Reply::Status(400), Reply::Status(500)]);
-    assert_eq!(bench.sentinel.check().await.unwrap_err().reason, PauseReason::Permission);
+    let how = How { write_probe: true, clock: Clock::simulated(Second(0)) };
+    let rows = async |bench: &mut Bench| {
+        let [token, rows] = <[Trial; 2]>::try_from(bench.sentinel.check(&how).await).unwrap();
+        assert!(matches!(token.outcome, Outcome::Ok(_)), "{token:?}");
+        rows.outcome
+    };
+    let Outcome::Ok(found) = rows(&mut bench).await else { panic!() };
+    assert!(found.contains("Custom-PulumiAuditLogs_CL"), "{found}");
+    assert_eq!(bench.azure.take_requests(), [0], "an empty array, and nothing more for a write probe");
+    bench.azure.replies(&[Reply::Status(403), Reply::Status(400), Reply::Status(500), Reply::Status(429)]);
+    let Outcome::Failed(problem) = rows(&mut bench).await else { panic!() };
+    assert_eq!(problem.reason, PauseReason::Permission);
+    let refused = rows(&mut bench).await;
     assert!(
-        bench.sentinel.check().await.is_ok(),
+        matches!(refused, Outcome::Ok(_)),
         "reachable and permitted, though the empty array is not taken"
     );
-    assert!(bench.sentinel.check().await.unwrap_err().cause.contains("500"));
+    let Outcome::Unreachable { cause, .. } = rows(&mut bench).await else { panic!() };
+    assert!(cause.contains("500"), "{cause}");
+    assert!(matches!(rows(&mut bench).await, Outcome::Unreachable { .. }), "throttled is no mistake");
 }

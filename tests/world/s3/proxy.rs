@@ -20,7 +20,7 @@ use super::super::ledger::{self, Ledger};
 use super::super::query;
 use super::super::script::{Script, Times};
 use super::super::server::{Answering, Service};
-use super::super::verdict::{Cut, Verdict, respond};
+use super::super::verdict::{Cut, Verdict, respond, with_header};
 
 const ANSWER_MAX: usize = 256 * 1024 * 1024;
 
@@ -61,6 +61,8 @@ pub enum Fault {
     /// Passed on, and the reply comes after a wait.
     ReplyLate(Duration),
     Stall,
+    /// Not passed on; success, as a store answers that ignores `If-None-Match`.
+    Overwrites,
 }
 
 impl Fault {
@@ -146,6 +148,10 @@ impl Proxy {
             Some(Fault::Error { status, code }) => Verdict::answer(error(status, code, &path)),
             Some(Fault::ErrorInSuccess(code)) => Verdict::answer(error(200, code, &path)),
             Some(Fault::Lost(cut)) => Verdict::hang_up().cut(cut),
+            Some(Fault::Overwrites) => {
+                let stored = respond(200, "application/xml", "");
+                Verdict::answer(with_header(stored, "etag", "\"00000000000000000000000000000000\""))
+            }
             Some(Fault::Stall) => Verdict::hang_up().after(Duration::MAX),
             fault => {
                 if let Some(Fault::Late(wait)) = fault {
