@@ -134,7 +134,8 @@ impl Sentinel {
     ) -> Sentinel {
         let Columns::Extended = settings.columns;
         let SentinelSettings { endpoint, rule_id, stream, .. } = settings;
-        let identity = credential.identity();
+        let who = Arc::clone(&credential);
+        let identity = move || who.identity();
         let mut provisional: Vec<Provisional> = provisional
             .into_iter()
             .filter(|refusal| refusal.provisional)
@@ -142,7 +143,7 @@ impl Sentinel {
             .collect();
         provisional.sort_by_key(|provisional| provisional.refusal.at);
         Sentinel {
-            client: Client::new(endpoint, rule_id, stream, &identity, transport, clock.clone()),
+            client: Client::new(endpoint, rule_id, stream, identity, transport, clock.clone()),
             credential,
             raw_event: settings.raw_event,
             metrics,
@@ -515,14 +516,15 @@ impl Destination for Sentinel {
     }
 
     async fn check(&mut self) -> Result<String, Problem> {
-        let accepts = format!("{} accepts rows from {}", self.client.target(), self.credential.identity());
         let unreachable = |cause: String| Problem {
             reason: PauseReason::Configuration,
             cause,
             remedy: "try again; if it stays so, check `endpoint`, `authority`, the network and any proxy"
                 .into(),
         };
-        match self.send(NO_ROWS).await {
+        let sent = self.send(NO_ROWS).await;
+        let accepts = format!("{} accepts rows from {}", self.client.target(), self.credential.identity());
+        match sent {
             Ok(Sent::Accepted { .. }) => Ok(accepts),
             // Reachable and permitted; only the empty question is not taken.
             Ok(Sent::Refused { cause, .. }) => {

@@ -12,6 +12,7 @@ mod commands;
 mod delivery;
 mod endpoints;
 mod forwarder;
+mod identities;
 mod ingesting;
 mod isolation;
 mod killed;
