@@ -38,6 +38,23 @@ use crate::event::OrgId;
 
 /// Variables that begin so are keys of `forwarder.toml`.
 pub const ENVIRONMENT_PREFIX: &str = "PAF_";
+/// What the platforms and Microsoft's own tools say about identities.
+const AZURE_VARIABLES: [&str; 11] = [
+    "AZURE_TENANT_ID",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "IDENTITY_ENDPOINT",
+    "IDENTITY_HEADER",
+    "IDENTITY_SERVER_THUMBPRINT",
+    "IMDS_ENDPOINT",
+    "MSI_ENDPOINT",
+];
+/// Those of them whose values are secret.
+const AZURE_SECRETS: [&str; 3] =
+    ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "IDENTITY_HEADER"];
 /// Below the working directory.
 const LOCAL_FILE: &str = "config/forwarder.toml";
 const SYSTEM_FILE: &str = "/etc/pulumi-audit-forwarder/forwarder.toml";
@@ -297,7 +314,7 @@ pub struct SentinelSection {
     /// Default: `public`.
     pub cloud: Option<CloudName>,
 
-    /// Where tokens are issued, instead of what `cloud` says. Always `https://`.
+    /// Where tokens are issued, instead of what `cloud` says. Always `https://`. The variable `AZURE_AUTHORITY_HOST` is not looked at.
     pub authority: Option<String>,
 
     /// For what tokens are issued, instead of what `cloud` says. Ends in `/.default`.
@@ -349,23 +366,68 @@ impl CloudName {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IdentitySection {
-    /// `client_secret`: an app registration with a client secret. Required.
+    /// How the daemon proves who it is. Required.
+    ///
+    /// - `workload_identity`: the token that Kubernetes projects into the pod. Takes `client_id`, `tenant_id` and `token_file`;
+    ///   on AKS none is needed.
+    /// - `managed_identity`: that of the virtual machine, App Service or Container App. The system-assigned one, or the one that
+    ///   `client_id`, `object_id` or `resource_id` names.
+    /// - `client_certificate`: an app registration with a certificate. Needs `tenant_id`, `client_id` and `certificate`.
+    /// - `client_secret`: an app registration with a client secret. Needs `tenant_id`, `client_id` and `secret`.
+    /// - `azure_cli`: whoever is signed in to `az`. For trying things out by hand; takes `tenant_id`.
+    /// - `default`: the first of these that is set up here, said in the log: `AZURE_TENANT_ID` and `AZURE_CLIENT_ID` with
+    ///   `AZURE_CLIENT_SECRET`, or with `AZURE_CLIENT_CERTIFICATE_PATH` (and `AZURE_CLIENT_CERTIFICATE_PASSWORD`); the same two with
+    ///   `AZURE_FEDERATED_TOKEN_FILE` (workload identity); the managed identity (that of `AZURE_CLIENT_ID`, where it is set); the
+    ///   Azure CLI. Name one kind instead where it matters who the daemon is.
     pub kind: Option<IdentityKind>,
 
-    /// Id of the Entra tenant. Required.
+    /// Id of the Entra tenant.
+    ///
+    /// Required for `client_secret` and `client_certificate`. For `workload_identity` by default `$AZURE_TENANT_ID`, for `azure_cli`
+    /// the tenant that `az` is signed in to.
     pub tenant_id: Option<String>,
 
-    /// Application (client) id. Required.
+    /// Application (client) id.
+    ///
+    /// Required for `client_secret` and `client_certificate`. For `workload_identity` by default `$AZURE_CLIENT_ID`. For
+    /// `managed_identity` it chooses a user-assigned identity.
     pub client_id: Option<String>,
 
-    /// The client secret: `{ file = "…" }` or `{ env = "…" }`. Required.
+    /// Object (principal) id of a user-assigned managed identity.
+    pub object_id: Option<String>,
+
+    /// Azure's resource id of a user-assigned managed identity: `/subscriptions/…/userAssignedIdentities/…`.
+    pub resource_id: Option<String>,
+
+    /// File with the token of `workload_identity`. It is read again for each token of Entra's.
+    ///
+    /// Default: `$AZURE_FEDERATED_TOKEN_FILE`.
+    pub token_file: Option<PathBuf>,
+
+    /// The client secret: `{ file = "…" }` or `{ env = "…" }`. Required for `client_secret`.
     pub secret: Option<SecretPlace>,
+
+    /// The certificate with its RSA private key: `{ file = "…" }` or `{ env = "…" }`. Required for `client_certificate`.
+    ///
+    /// PEM (key not encrypted), or PKCS#12, as it is or in base64 as Key Vault hands it out. Further certificates of the chain may
+    /// follow. It is read again for each token, so replacing the file is enough.
+    pub certificate: Option<SecretPlace>,
+
+    /// The password of a certificate in PKCS#12 form.
+    ///
+    /// Default: the empty password.
+    pub password: Option<SecretPlace>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentityKind {
+    WorkloadIdentity,
+    ManagedIdentity,
+    ClientCertificate,
     ClientSecret,
+    AzureCli,
+    Default,
 }
 
 /// `[s3]`: every event, unmapped, as gzipped JSON lines, each object once.
@@ -493,13 +555,19 @@ impl Surroundings {
             let text = format!("cannot be told ({error}): start in a directory that exists");
             Invalid { mistakes: vec![Mistake::new("working directory", text)] }
         })?;
-        let ours = |name: &str| name.starts_with(ENVIRONMENT_PREFIX) || name == "STATE_DIRECTORY";
+        let ours = |name: &str| {
+            name.starts_with(ENVIRONMENT_PREFIX)
+                || name == "STATE_DIRECTORY"
+                || AZURE_VARIABLES.contains(&name)
+        };
         let mut variables = Vec::new();
         let mut mistakes = Vec::new();
         for (name, value) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             match value.into_string() {
                 _ if !ours(&name) => {}
+                // Only that it is there is looked at: a secret is read where it is used.
+                _ if AZURE_SECRETS.contains(&name.as_str()) => variables.push((name, "set".into())),
                 Ok(value) => variables.push((name, value)),
                 Err(_) => mistakes.push(Mistake::new("environment", "give UTF-8").at_key(&name)),
             }

@@ -260,6 +260,8 @@ pub fn destination(
             let transport =
                 (shared.connect)(sentinel.ca_file.as_deref()).map_err(|error| unusable(&error))?;
             let credential = shared.credentials.get(sentinel, transport.clone(), &shared.clock);
+            let who = credential.clone();
+            report.lane(name).acts_as(move || who.identity());
             let (clock, metrics) = (shared.clock.clone(), report.metrics());
             Ok(Box::new(Sentinel::new(sentinel, transport, credential, clock, metrics, provisional)))
         }

@@ -1,12 +1,12 @@
 //! Secrets: the only type that holds one, and where it is read from.
 //!
 //! A secret is a file or an environment variable, never a literal; it is read again whenever it may have changed, so replacing the
-//! file is enough. Nothing here prints one.
+//! file is enough. Nothing here prints one. A secret is one word of text, except a certificate with its key: that is bytes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::{Digest, Sha256};
 
 /// Most bytes of a secret: longer files are not secrets but mistakes.
@@ -35,6 +35,35 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret([REDACTED])")
+    }
+}
+
+/// A secret that is not one word: a private key in PEM form or PKCS#12. Redacted and wiped like [`Secret`].
+pub struct SecretBytes(SecretSlice<u8>);
+
+impl SecretBytes {
+    pub fn new(bytes: Vec<u8>) -> SecretBytes {
+        SecretBytes(SecretSlice::from(bytes))
+    }
+
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+
+    /// Of the bytes, together with the word that opens them.
+    pub fn fingerprint(&self, password: Option<&Secret>) -> Fingerprint {
+        let mut hasher = Sha256::new_with_prefix(self.expose());
+        if let Some(password) = password {
+            hasher.update(b"\0");
+            hasher.update(password.expose().as_bytes());
+        }
+        Fingerprint(hasher.finalize().into())
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes([REDACTED])")
     }
 }
 
@@ -94,33 +123,38 @@ impl SecretSource {
     /// When it is absent, empty, readable by others, or not one word of text. The value is in no error.
     pub fn read(&self) -> Result<Secret, SecretError> {
         let place = self.place.to_string();
-        let text = match &self.place {
+        let malformed = |_| SecretError::Malformed { place: place.clone() };
+        let bytes = self.read_bytes()?;
+        word(std::str::from_utf8(bytes.expose()).map_err(malformed)?, place.clone())
+    }
+
+    /// Reads a secret that is not one word, as it stands now and whole.
+    ///
+    /// # Errors
+    /// When it is absent, empty, or readable by others.
+    pub fn read_bytes(&self) -> Result<SecretBytes, SecretError> {
+        let place = self.place.to_string();
+        let bytes = match &self.place {
             Place::File(path) => {
                 self.check_mode(path, &place)?;
-                read_bounded(path).map_err(|error| SecretError::Unreadable {
-                    place: place.clone(),
-                    cause: error.to_string(),
-                })?
+                file_bytes(path, &place)?
             }
-            Place::Env(name) => std::env::var(name).map_err(|error| SecretError::Unreadable {
-                place: place.clone(),
-                // The error of a value that is not UTF-8 would print the value.
-                cause: match error {
-                    std::env::VarError::NotPresent => "not set".into(),
-                    std::env::VarError::NotUnicode(_) => "not UTF-8".into(),
-                },
-            })?,
+            Place::Env(name) => {
+                let value = std::env::var(name).map_err(|error| SecretError::Unreadable {
+                    place: place.clone(),
+                    // The error of a value that is not UTF-8 would print the value.
+                    cause: match error {
+                        std::env::VarError::NotPresent => "not set".into(),
+                        std::env::VarError::NotUnicode(_) => "not UTF-8".into(),
+                    },
+                })?;
+                SecretBytes::new(value.into_bytes())
+            }
         };
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
-        if text.is_empty() {
+        if bytes.expose().is_empty() {
             return Err(SecretError::Empty { place });
         }
-        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(SecretError::Malformed { place });
-        }
-        Ok(Secret::new(text.to_owned()))
+        Ok(bytes)
     }
 
     #[cfg(unix)]
@@ -146,9 +180,35 @@ impl SecretSource {
     }
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<String> {
+/// Reads a token that the platform puts into a file and exchanges by itself, as Kubernetes does. Its mode is the platform's choice.
+///
+/// # Errors
+/// When it is absent, empty, or not one word of text. The value is in no error.
+pub fn read_projected(path: &Path) -> Result<Secret, SecretError> {
+    let place = Place::File(path.to_owned()).to_string();
+    let bytes = file_bytes(path, &place)?;
+    let malformed = |_| SecretError::Malformed { place: place.clone() };
+    word(std::str::from_utf8(bytes.expose()).map_err(malformed)?, place.clone())
+}
+
+fn word(text: &str, place: String) -> Result<Secret, SecretError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(SecretError::Empty { place });
+    }
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(SecretError::Malformed { place });
+    }
+    Ok(Secret::new(text.to_owned()))
+}
+
+fn file_bytes(path: &Path, place: &str) -> Result<SecretBytes, SecretError> {
     use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(SECRET_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(SECRET_BYTES_MAX).read_to_end(&mut bytes))
+        .map_err(|error| SecretError::Unreadable { place: place.to_owned(), cause: error.to_string() })?;
+    Ok(SecretBytes::new(bytes))
 }

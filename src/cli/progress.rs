@@ -77,6 +77,7 @@ mod tests {
     fn a_line_says_what_is_left() {
         let lane = |destination, state, backlog_events| LaneStatus {
             destination,
+            identity: None,
             state,
             reason: (state == State::Paused).then(|| "permission".to_owned()),
             since: None,

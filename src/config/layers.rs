@@ -121,11 +121,13 @@ fn remove(values: &mut Dict, key: &[String]) -> bool {
 
 /// Tables that choose one of several forms. Merging two choices key by key would make a third that nobody wrote, so the upper one
 /// replaces the lower one. The second entry is the key that makes the choice; without one, any key does.
-const CHOICES: [(&[&str], Option<&str>); 5] = [
+const CHOICES: [(&[&str], Option<&str>); 7] = [
     (&["source", "token"], None),
     (&["source", "next_token"], None),
     (&["sentinel", "identity"], Some("kind")),
     (&["sentinel", "identity", "secret"], None),
+    (&["sentinel", "identity", "certificate"], None),
+    (&["sentinel", "identity", "password"], None),
     (&["s3", "secret_access_key"], None),
 ];
 
@@ -135,7 +137,10 @@ fn owned(key: &[&str]) -> Vec<String> {
 
 fn is_secret(key: &[String]) -> bool {
     let holds = |part: &String| {
-        matches!(part.as_str(), "token" | "next_token" | "secret" | "secret_access_key" | "certificate")
+        matches!(
+            part.as_str(),
+            "token" | "next_token" | "secret" | "secret_access_key" | "certificate" | "password"
+        )
     };
     // `file` and `env` say where a secret is, not what it is.
     let place = key.last().is_some_and(|last| last == "file" || last == "env");

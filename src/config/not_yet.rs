@@ -3,16 +3,11 @@
 //! They are refused by name rather than ignored: a bucket without the encryption somebody asked for is worse than a daemon that does
 //! not start.
 
-const IDENTITY: &str =
-    "not supported by this version: use { kind = \"client_secret\", tenant_id, client_id, secret }";
 const PROFILE: &str = "not supported by this version: remove it, and give the role or profile through the AWS SDK's own \
                        environment (AWS_PROFILE and ~/.aws/config)";
 const REMOVE: &str = "not supported by this version: remove it, and let the bucket's own defaults say it";
 
-const KEYS: [(&str, &str, &str); 15] = [
-    ("sentinel.identity", "certificate", IDENTITY),
-    ("sentinel.identity", "object_id", IDENTITY),
-    ("sentinel.identity", "resource_id", IDENTITY),
+const KEYS: [(&str, &str, &str); 12] = [
     ("s3", "profile", PROFILE),
     ("s3", "role_arn", PROFILE),
     ("s3", "external_id", PROFILE),
@@ -31,18 +26,13 @@ const KEYS: [(&str, &str, &str); 15] = [
     ("s3", "checksums", "not supported by this version: remove it; a SHA-256 checksum is always sent"),
 ];
 
-const VALUES: [(&str, &str, &str); 7] = [
+const VALUES: [(&str, &str, &str); 2] = [
     (
         "sentinel.columns",
         "official",
         "not supported by this version: use `extended`, which has the official columns and more",
     ),
     ("sentinel.columns", "connector", "not supported by this version: use `extended`"),
-    ("sentinel.identity.kind", "workload_identity", IDENTITY),
-    ("sentinel.identity.kind", "managed_identity", IDENTITY),
-    ("sentinel.identity.kind", "client_certificate", IDENTITY),
-    ("sentinel.identity.kind", "azure_cli", IDENTITY),
-    ("sentinel.identity.kind", "default", IDENTITY),
 ];
 
 /// The remedy for a key that a later version will know.

@@ -2,6 +2,8 @@
 //!
 //! Every check runs, so that all mistakes are reported together; a value whose mistake is noted already is passed over.
 
+mod identity;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,17 +12,17 @@ use super::address::{self, Http, Rule};
 use super::layers::View;
 use super::quantity::{Period, Size};
 use super::settings::{
-    AzureIdentity, Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings,
-    S3Credentials, S3Settings, SentinelSettings, Settings, SourceSettings, Start,
+    Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Credentials, S3Settings,
+    SentinelSettings, Settings, SourceSettings, Start,
 };
 use super::{
-    CloudName, ColumnsName, ForwarderFile, IdentityKind, IdentitySection, LogFormatName, LogLevel, OrgFile,
-    S3Section, SecretPlace, Secrets, SentinelSection, SourceSection, Surroundings,
+    CloudName, ColumnsName, ForwarderFile, LogFormatName, LogLevel, OrgFile, S3Section, SecretPlace, Secrets,
+    SentinelSection, SourceSection, Surroundings,
 };
 use crate::clock::Second;
 use crate::event::OrgId;
 use crate::http::Clients;
-use crate::secret::{Place, SecretSource};
+use crate::secret::{Place, SecretError, SecretSource};
 
 const JOURNAL_BYTES_MIN: Size = Size(1 << 20);
 const POLL_INTERVAL_MIN: Period = Period(Duration::from_secs(1));
@@ -261,6 +263,39 @@ impl Reader<'_> {
 
     /// `None` when it is wrong or missing.
     fn secret(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<SecretSource> {
+        let (source, key) = self.secret_source(key, place)?;
+        let read = |source: &SecretSource| source.read().map(drop);
+        self.readable(&key, source, read)
+    }
+
+    /// The same for one that need not be a word.
+    fn secret_bytes(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<SecretSource> {
+        let (source, key) = self.secret_source(key, place)?;
+        let read = |source: &SecretSource| source.read_bytes().map(drop);
+        self.readable(&key, source, read)
+    }
+
+    fn readable(
+        &mut self,
+        key: &[&str],
+        source: SecretSource,
+        read: impl FnOnce(&SecretSource) -> Result<(), SecretError>,
+    ) -> Option<SecretSource> {
+        if self.secrets == Secrets::MustBeReadable
+            && let Err(error) = read(&source)
+        {
+            self.view.refuse(key, error.to_string());
+            return None;
+        }
+        Some(source)
+    }
+
+    /// Where a secret is, and the key that says so.
+    fn secret_source<'k>(
+        &mut self,
+        key: &[&'k str],
+        place: Option<&SecretPlace>,
+    ) -> Option<(SecretSource, Vec<&'k str>)> {
         let written = required(self.view, key, place, SECRET_REMEDY)?;
         let below = |name| [key, &[name]].concat();
         let place = match (&written.file, &written.env) {
@@ -283,14 +318,7 @@ impl Reader<'_> {
             }
         };
         let name = if matches!(place, Place::File(_)) { "file" } else { "env" };
-        let source = SecretSource { place, group_may_read: self.group_may_read };
-        if self.secrets == Secrets::MustBeReadable
-            && let Err(error) = source.read()
-        {
-            self.view.refuse(&below(name), error.to_string());
-            return None;
-        }
-        Some(source)
+        Some((SecretSource { place, group_may_read: self.group_may_read }, below(name)))
     }
 
     fn optional_secret(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<Option<SecretSource>> {
@@ -448,29 +476,6 @@ impl Reader<'_> {
             return None;
         }
         Some(scope.to_owned())
-    }
-
-    fn identity(&mut self, section: Option<&IdentitySection>) -> Option<AzureIdentity> {
-        let remedy = "give { kind = \"client_secret\", tenant_id = \"…\", client_id = \"…\", secret = { file = \"…\" } }";
-        let section = required(self.view, &["sentinel", "identity"], section, remedy)?;
-        // Of a kind that this version lacks, nothing more is asked.
-        if self.view.found_wrong(&["sentinel", "identity", "kind"]) {
-            return None;
-        }
-        let at = |name| ["sentinel", "identity", name];
-        let kind = required(self.view, &at("kind"), section.kind, "give client_secret");
-        let tenant_id =
-            self.name(&at("tenant_id"), section.tenant_id.as_deref(), "give the Entra tenant's id");
-        let client_id =
-            self.name(&at("client_id"), section.client_id.as_deref(), "give the application (client) id");
-        let secret = self.secret(&at("secret"), section.secret.as_ref());
-        match kind? {
-            IdentityKind::ClientSecret => Some(AzureIdentity::ClientSecret {
-                tenant_id: tenant_id?,
-                client_id: client_id?,
-                secret: secret?,
-            }),
-        }
     }
 
     fn s3(&mut self, section: &S3Section) -> Option<S3Settings> {

@@ -130,7 +130,56 @@ pub enum Columns {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AzureIdentity {
-    ClientSecret { tenant_id: String, client_id: String, secret: SecretSource },
+    ClientSecret {
+        tenant_id: String,
+        client_id: String,
+        secret: SecretSource,
+    },
+    ClientCertificate {
+        tenant_id: String,
+        client_id: String,
+        /// The certificate with its key: PEM, or PKCS#12 as it is or in base64.
+        certificate: SecretSource,
+        /// Of PKCS#12.
+        password: Option<SecretSource>,
+    },
+    /// The platform's own token, exchanged for one of Entra's.
+    WorkloadIdentity {
+        tenant_id: String,
+        client_id: String,
+        token_file: PathBuf,
+    },
+    ManagedIdentity {
+        host: ManagedHost,
+        id: ManagedId,
+    },
+    AzureCli {
+        tenant_id: Option<String>,
+    },
+    /// `kind = "default"`, and the environment names this one.
+    Found(Box<AzureIdentity>),
+    /// `kind = "default"`, and the environment names none: the managed identity where the machine's metadata service answers, else
+    /// the Azure CLI.
+    ManagedOrCli {
+        id: ManagedId,
+    },
+}
+
+/// Who answers for managed identities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManagedHost {
+    /// The metadata service of a virtual machine or a Kubernetes node.
+    Machine,
+    /// App Service, Functions, Container Apps.
+    AppService { endpoint: String, header: SecretSource },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManagedId {
+    System,
+    Client(String),
+    Object(String),
+    Resource(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

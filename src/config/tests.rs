@@ -69,6 +69,10 @@ impl Written {
         Surroundings { directory: self.directory.path().to_owned(), variables: self.variables.clone() }
     }
 
+    fn load_unread(&self) -> Result<Loaded, Invalid> {
+        load_in(Some(&self.path("forwarder.toml")), &self.surroundings(), Secrets::Unread)
+    }
+
     fn load(&self) -> Result<Loaded, Invalid> {
         load_in(Some(Path::new("forwarder.toml")), &self.surroundings(), Secrets::MustBeReadable)
     }
@@ -244,10 +248,9 @@ fn an_upper_choice_of_a_secret_or_identity_replaces_the_lower_one_whole() {
                 .replace("kind = \"client_secret\", tenant_id = \"t\", ", ""),
         )
         .settings();
-    let identity = |org: usize| {
-        let AzureIdentity::ClientSecret { tenant_id, client_id, .. } =
-            settings.orgs[org].sentinel.clone().unwrap().identity;
-        (tenant_id, client_id)
+    let identity = |org: usize| match settings.orgs[org].sentinel.clone().unwrap().identity {
+        AzureIdentity::ClientSecret { tenant_id, client_id, .. } => (tenant_id, client_id),
+        other => panic!("{other:?}"),
     };
     assert!(matches!(settings.orgs[0].source.token.place, Place::File(_)));
     assert_eq!(identity(0), ("t".into(), "c".into()));
@@ -283,9 +286,114 @@ fn a_cloud_sets_authority_and_scope_and_both_can_be_overridden() {
     let government = sentinel("cloud = \"usgov\"");
     assert_eq!(government.authority, "https://login.microsoftonline.us");
     assert_eq!(government.scope, "https://monitor.azure.us/.default");
+    let china = sentinel("cloud = \"china\"");
+    assert_eq!(china.authority, "https://login.chinacloudapi.cn");
+    assert_eq!(china.scope, "https://monitor.azure.cn/.default");
     let own =
         sentinel("cloud = \"china\"\nauthority = \"https://localhost:7/\"\nscope = \"https://x/.default\"");
     assert_eq!((own.authority.as_str(), own.scope.as_str()), ("https://localhost:7", "https://x/.default"));
+}
+
+/// The org's Azure identity, written so, with these variables.
+fn azure_identity(written: &str, variables: &[(&str, &str)]) -> Written {
+    let lines = SENTINEL.lines().filter(|line| !line.starts_with("identity"));
+    let text = format!("{}\nidentity = {written}\n", lines.collect::<Vec<_>>().join("\n"));
+    variables
+        .iter()
+        .fold(Written::new("").org("acme", &text), |written, (name, value)| written.variable(name, value))
+}
+
+#[test]
+fn every_kind_of_azure_identity_is_understood() {
+    let read = |written: &Written| written.settings().orgs[0].sentinel.clone().unwrap().identity;
+    let identity = |text: &str| read(&azure_identity(text, &[]));
+    let machine = |id| AzureIdentity::ManagedIdentity { host: ManagedHost::Machine, id };
+    assert_eq!(identity("{ kind = \"managed_identity\" }"), machine(ManagedId::System));
+    assert_eq!(
+        identity("{ kind = \"managed_identity\", client_id = \"c\" }"),
+        machine(ManagedId::Client("c".into()))
+    );
+    assert_eq!(
+        identity("{ kind = \"managed_identity\", object_id = \"o\" }"),
+        machine(ManagedId::Object("o".into()))
+    );
+    assert_eq!(
+        identity("{ kind = \"managed_identity\", resource_id = \"/subscriptions/s/x\" }"),
+        machine(ManagedId::Resource("/subscriptions/s/x".into()))
+    );
+    assert_eq!(identity("{ kind = \"azure_cli\" }"), AzureIdentity::AzureCli { tenant_id: None });
+    assert_eq!(
+        identity("{ kind = \"azure_cli\", tenant_id = \"t\" }"),
+        AzureIdentity::AzureCli { tenant_id: Some("t".into()) }
+    );
+
+    let certificate = "{ kind = \"client_certificate\", tenant_id = \"t\", client_id = \"c\", certificate = { file = \"../pair.pem\" }, password = { file = \"../token\" } }";
+    let written = azure_identity(certificate, &[]).secret("pair.pem", "two\nlines\n", 0o600);
+    let AzureIdentity::ClientCertificate { certificate, password: Some(password), .. } = read(&written)
+    else {
+        panic!()
+    };
+    assert_eq!(certificate.place, Place::File(written.path("orgs/../pair.pem")));
+    assert_eq!(password.place, Place::File(written.path("orgs/../token")));
+
+    let projected = [
+        ("AZURE_CLIENT_ID", "c"),
+        ("AZURE_TENANT_ID", "t"),
+        ("AZURE_FEDERATED_TOKEN_FILE", "/var/run/secrets/azure/tokens/azure-identity-token"),
+    ];
+    let workload = |tenant_id: &str, client_id: &str, token_file: PathBuf| AzureIdentity::WorkloadIdentity {
+        tenant_id: tenant_id.into(),
+        client_id: client_id.into(),
+        token_file,
+    };
+    let of_aks = workload("t", "c", "/var/run/secrets/azure/tokens/azure-identity-token".into());
+    assert_eq!(read(&azure_identity("{ kind = \"workload_identity\" }", &projected)), of_aks);
+    let own =
+        "{ kind = \"workload_identity\", tenant_id = \"t2\", client_id = \"c2\", token_file = \"token\" }";
+    let written = azure_identity(own, &projected);
+    assert_eq!(read(&written), workload("t2", "c2", written.path("orgs/token")));
+
+    let app_service = [("IDENTITY_ENDPOINT", "http://127.0.0.1:1/msi/token"), ("IDENTITY_HEADER", "canary")];
+    let AzureIdentity::ManagedIdentity {
+        host: ManagedHost::AppService { endpoint, header },
+        id: ManagedId::System,
+    } = read(&azure_identity("{ kind = \"managed_identity\" }", &app_service))
+    else {
+        panic!()
+    };
+    assert_eq!(endpoint, "http://127.0.0.1:1/msi/token");
+    assert_eq!(header.place, Place::Env("IDENTITY_HEADER".into()));
+}
+
+#[test]
+fn the_default_identity_is_the_first_that_the_environment_has() {
+    let chosen = |variables: &[(&str, &str)]| {
+        let loaded = azure_identity("{ kind = \"default\" }", variables).load_unread().unwrap();
+        let AzureIdentity::Found(found) = loaded.settings.orgs[0].sentinel.clone().unwrap().identity else {
+            return None;
+        };
+        Some(*found)
+    };
+    let ids = [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
+    let secret = ("AZURE_CLIENT_SECRET", "canary");
+    let certificate = ("AZURE_CLIENT_CERTIFICATE_PATH", "/pair.pem");
+    let projected = ("AZURE_FEDERATED_TOKEN_FILE", "/token");
+    let app_service = [("IDENTITY_ENDPOINT", "http://127.0.0.1:1/"), ("IDENTITY_HEADER", "canary")];
+    let with = |more: &[(&'static str, &'static str)]| chosen(&[&ids[..], more].concat());
+    assert!(matches!(with(&[secret, certificate, projected]), Some(AzureIdentity::ClientSecret { .. })));
+    assert!(matches!(
+        with(&[certificate, projected]),
+        Some(AzureIdentity::ClientCertificate { password: None, .. })
+    ));
+    assert!(matches!(
+        with(&[projected, app_service[0], app_service[1]]),
+        Some(AzureIdentity::WorkloadIdentity { .. })
+    ));
+    assert!(matches!(
+        with(&app_service),
+        Some(AzureIdentity::ManagedIdentity { host: ManagedHost::AppService { .. }, id: ManagedId::Client(id) }) if id == "c"
+    ));
+    assert!(chosen(&[]).is_none() && with(&[]).is_none(), "asked for when a token is needed");
 }
 
 #[test]
@@ -513,9 +621,38 @@ fn every_mistake_is_answered_with_its_place_and_remedy() {
     say("Sentinel: columns that do not exist", sentinel("columns = \"all\""));
     say("Sentinel: authority unencrypted", sentinel("authority = \"http://127.0.0.1:7\""));
     say("Sentinel: scope", sentinel("scope = \"https://monitor.azure.com\""));
+    say("Sentinel: identity of no kind", identity("{ kind = \"password\" }"));
     say(
-        "Sentinel: identity of another kind",
+        "Sentinel: identity with keys of another kind",
+        identity("{ kind = \"managed_identity\", tenant_id = \"t\", secret = { file = \"../token\" } }"),
+    );
+    say("Sentinel: default identity with a key", identity("{ kind = \"default\", client_id = \"c\" }"));
+    say(
+        "Sentinel: managed identity named twice",
         identity("{ kind = \"managed_identity\", client_id = \"x\", object_id = \"y\" }"),
+    );
+    say(
+        "Sentinel: managed identity by a name",
+        identity("{ kind = \"managed_identity\", resource_id = \"my-identity\" }"),
+    );
+    say(
+        "Sentinel: managed identity of Azure Arc",
+        identity("{ kind = \"managed_identity\" }")
+            .variable("IDENTITY_ENDPOINT", "http://localhost:40342/")
+            .variable("IMDS_ENDPOINT", "http://localhost:40342"),
+    );
+    say("Sentinel: workload identity outside of AKS", identity("{ kind = \"workload_identity\" }"));
+    say("Sentinel: tenant that is a path", identity("{ kind = \"azure_cli\", tenant_id = \"contoso;x\" }"));
+    say(
+        "Sentinel: certificate incomplete",
+        identity("{ kind = \"client_certificate\", tenant_id = \"t\", client_id = \"c\" }"),
+    );
+    say(
+        "Sentinel: certificate that others can read",
+        identity(
+            "{ kind = \"client_certificate\", tenant_id = \"t\", client_id = \"c\", certificate = { file = \"../open\" }, password = \"x\" }",
+        )
+        .secret("open", "x", 0o644),
     );
     say("Sentinel: identity incomplete", identity("{ kind = \"client_secret\", tenant_id = \"t\" }"));
     say(

@@ -136,7 +136,8 @@ impl Sentinel {
     ) -> Sentinel {
         let Columns::Extended = settings.columns;
         let SentinelSettings { endpoint, rule_id, stream, .. } = settings;
-        let identity = credential.identity();
+        let who = Arc::clone(&credential);
+        let identity = move || who.identity();
         let mut provisional: Vec<Provisional> = provisional
             .into_iter()
             .filter(|refusal| refusal.provisional)
@@ -144,7 +145,7 @@ impl Sentinel {
             .collect();
         provisional.sort_by_key(|provisional| provisional.refusal.at);
         Sentinel {
-            client: Client::new(endpoint, rule_id, stream, &identity, transport, clock.clone()),
+            client: Client::new(endpoint, rule_id, stream, identity, transport, clock.clone()),
             credential,
             raw_event: settings.raw_event,
             metrics,

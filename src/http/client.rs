@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,7 +30,11 @@ pub enum ClientError {
 
 /// A reqwest client behind [`Transport`].
 #[derive(Clone, Debug)]
-pub struct Client(reqwest::Client);
+pub struct Client {
+    client: reqwest::Client,
+    /// For plain HTTP to this machine: the services that vouch for it answer nobody who comes through a proxy.
+    local: reqwest::Client,
+}
 
 impl Client {
     /// A client that trusts the system's authorities and those in `ca_file`.
@@ -37,23 +42,44 @@ impl Client {
     /// # Errors
     /// When the file cannot be read or holds no certificate.
     pub fn new(ca_file: Option<&Path>) -> Result<Client, ClientError> {
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_DEADLINE)
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
+        let builder = || {
+            reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(CONNECT_DEADLINE)
+                .pool_idle_timeout(IDLE_CONNECTION)
+                .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+        };
+        // Without authorities: it never speaks TLS, and each set of them costs memory.
+        let local = builder().no_proxy().tls_certs_only([]);
+        let mut builder = builder();
         if let Some(path) = ca_file {
             for certificate in certificates(path)? {
                 builder = builder.add_root_certificate(certificate);
             }
         }
-        builder.build().map(Client).map_err(|error| ClientError::Setup(error.to_string()))
+        let setup = |error: reqwest::Error| ClientError::Setup(error.to_string());
+        Ok(Client { client: builder.build().map_err(setup)?, local: local.build().map_err(setup)? })
     }
 
     /// The client itself, for libraries that take one.
     pub fn inner(&self) -> &reqwest::Client {
-        &self.0
+        &self.client
     }
+
+    fn client_for(&self, url: &str) -> &reqwest::Client {
+        if is_local(url) { &self.local } else { &self.client }
+    }
+}
+
+/// Whether this is plain HTTP to this machine, or to an address that routers do not pass on.
+fn is_local(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let near = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    };
+    url.scheme() == "http" && (host == "localhost" || host.parse().is_ok_and(near))
 }
 
 fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, ClientError> {
@@ -101,7 +127,7 @@ impl Clients {
 impl Transport for Client {
     async fn send(&self, request: Request) -> Result<Response, Failure> {
         let deadline = request.deadline;
-        match tokio::time::timeout(deadline, exchange(&self.0, request)).await {
+        match tokio::time::timeout(deadline, exchange(self.client_for(&request.url), request)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::Timeout(deadline)),
         }
@@ -177,4 +203,31 @@ fn failure(error: reqwest::Error) -> Failure {
         return Failure::Timeout(CONNECT_DEADLINE);
     }
     Failure::Connection(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_local;
+
+    #[test]
+    fn plain_http_to_this_machine_goes_past_every_proxy_and_nothing_else_does() {
+        for url in [
+            "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01",
+            "http://localhost:42356/msi/token",
+            "http://127.0.0.1:41741/MSI/token/",
+            "http://[::1]:80/",
+        ] {
+            assert!(is_local(url), "{url}");
+        }
+        for url in [
+            "https://127.0.0.1/",
+            "http://10.0.0.1/",
+            "http://example.com/",
+            "https://login.microsoftonline.com/",
+            "http://localhost.example/",
+            "",
+        ] {
+            assert!(!is_local(url), "{url}");
+        }
+    }
 }

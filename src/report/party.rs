@@ -33,8 +33,12 @@ struct Inner {
     now: Mutex<Now>,
 }
 
+/// Tells by whom something is done: it may become known later.
+type Who = Box<dyn Fn() -> String + Send + Sync>;
+
 #[derive(Default)]
 struct Now {
+    identity: Option<Who>,
     condition: Condition,
     /// When the condition began.
     since: Option<Second>,
@@ -168,6 +172,11 @@ impl Party {
         lane.delivered_until.set(metrics::time(delivered_until));
     }
 
+    /// Who this lane is for its destination.
+    pub fn acts_as(&self, identity: impl Fn() -> String + Send + Sync + 'static) {
+        self.now().identity = Some(Box::new(identity));
+    }
+
     pub fn destination(&self) -> Option<DestinationName> {
         self.0.destination
     }
@@ -183,6 +192,7 @@ impl Party {
         let (state, reason, remedy) = now.condition.shown();
         LaneStatus {
             destination,
+            identity: now.identity.as_ref().map(|who| who()),
             state,
             reason,
             since: now.since.map(Moment),

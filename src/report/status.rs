@@ -58,6 +58,9 @@ pub struct SourceStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneStatus {
     pub destination: DestinationName,
+    /// Who the daemon is for the destination, where it can be several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     pub state: State,
     pub reason: Option<String>,
     /// When this state began.

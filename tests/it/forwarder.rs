@@ -36,10 +36,19 @@ pub(crate) async fn command(world: &World, arguments: &[&str]) -> Output {
     bare(&[&["--config", &world.paths.config.to_string_lossy()], arguments].concat()).await
 }
 
+/// The same with environment variables.
+pub(crate) async fn command_in(world: &World, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    bare_in(&[&["--config", &world.paths.config.to_string_lossy()], arguments].concat(), variables).await
+}
+
 /// The binary with nothing but these arguments.
 pub(crate) async fn bare(arguments: &[&str]) -> Output {
+    bare_in(arguments, &[]).await
+}
+
+async fn bare_in(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = tokio::process::Command::new(binary());
-    command.args(arguments).env_remove("PAF_CONFIG").kill_on_drop(true);
+    command.args(arguments).env_remove("PAF_CONFIG").envs(variables.iter().copied()).kill_on_drop(true);
     command.output().await.expect("the binary starts")
 }
 

@@ -13,6 +13,7 @@ mod commands;
 mod delivery;
 mod endpoints;
 mod forwarder;
+mod identities;
 mod ingesting;
 mod isolation;
 mod killed;

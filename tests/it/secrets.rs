@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::slice::from_ref;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -10,15 +9,19 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use crate::delivery::binary;
 use crate::forwarder::{command, complete, err, out, paused, recent};
 use crate::world::World;
+use crate::world::certificates::ClientCertificate;
 use crate::world::daemon::{Daemon, until};
 use crate::world::pulumi::behaviour::{BadGzip, Fault};
 use crate::world::pulumi::events::Generator;
 use crate::world::s3::proxy::{self, Scope};
 use crate::world::s3::seaweed::SECRET_KEY;
 use crate::world::script::Times;
-use crate::world::setup::CLIENT_SECRET;
+use crate::world::setup::{CLIENT_SECRET, TENANT};
 use crate::world::verdict::{Cut, RetryAfter};
 use crate::world::{entra, ingestion};
+
+const SIGNING_CLIENT_ID: &str = "33333333-3333-3333-3333-333333333333";
+const CERTIFICATE_PASSWORD: &str = "simulated~certificate~password~canary";
 
 /// A secret in every form in which it might come out.
 struct Canary {
@@ -76,7 +79,7 @@ fn files_below(directory: &Path, files: &mut Vec<(String, Vec<u8>)>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_comes_out_anywhere_through_failures_of_every_endpoint() {
-    let world = World::builder().with_s3().events(400).start().await;
+    let world = World::builder().orgs(&["acme", "signing"]).with_s3().events(400).start().await;
     let (pulumi, azure, s3) = (world.pulumi(), world.ingestion(), world.s3());
     let token = pulumi.org("acme").token();
     // Where a redirect leads: nobody may come.
@@ -103,11 +106,22 @@ async fn no_secret_comes_out_anywhere_through_failures_of_every_endpoint() {
     s3.loses_replies(1);
 
     let acme = recent(&world, "acme").with_s3().with_sentinel().with_file();
-    world.write_config(from_ref(&acme), "");
+    // An org whose app signs with a certificate.
+    world.entra().register(TENANT, SIGNING_CLIENT_ID, "unused");
+    let certificate = ClientCertificate::create();
+    world.entra().trusts(TENANT, SIGNING_CLIENT_ID, &certificate);
+    let pair = world.paths.write_secret_bytes("pair.p12", &certificate.pkcs12(CERTIFICATE_PASSWORD));
+    let password = world.paths.write_secret("pair-password", CERTIFICATE_PASSWORD);
+    let signing = recent(&world, "signing").with_sentinel_as(&format!(
+        "{{ kind = \"client_certificate\", tenant_id = {TENANT:?}, client_id = {SIGNING_CLIENT_ID:?}, \
+         certificate = {{ file = {pair:?} }}, password = {{ file = {password:?} }} }}"
+    ));
+    world.write_config(&[acme.clone(), signing.clone()], "");
     let log = world.paths.root.join("log");
     let mut daemon =
         Daemon::start_with(binary(), &world.paths.config, &log, &["--log-level", "trace", "run"]);
     complete(&world, &acme).await;
+    complete(&world, &signing).await;
 
     let mut told: Vec<(String, Vec<u8>)> = Vec::new();
     tell(&mut daemon, &mut told).await;
@@ -173,7 +187,23 @@ async fn no_secret_comes_out_anywhere_through_failures_of_every_endpoint() {
         Canary::new("the new access token of Pulumi", &new_token),
         Canary::new("the client secret", CLIENT_SECRET),
         Canary::new("the secret access key", SECRET_KEY),
+        Canary::new("the certificate's password", CERTIFICATE_PASSWORD),
     ];
+    // A key may come out as PEM, in hexadecimal, or as a list of bytes.
+    let middle = certificate.private_key.len() / 2;
+    let part = &certificate.private_key[middle..middle + 24];
+    let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list: Vec<String> = part.iter().map(u8::to_string).collect();
+    let pem = certificate.pem.lines().rev().nth(8).expect("a key has many lines");
+    for form in [hex.to_uppercase(), hex, list.join(", "), list.join(","), pem.to_owned()] {
+        canaries.push(Canary::new("the certificate's key", &form));
+    }
+    let assertions = world.entra().assertions();
+    assert!(!assertions.is_empty(), "the certificate was used");
+    for assertion in &assertions {
+        let signature = assertion.rsplit('.').next().expect("it has parts");
+        canaries.push(Canary::new("the signature of an assertion", signature));
+    }
     let sent: BTreeSet<String> = azure
         .ledger
         .entries()

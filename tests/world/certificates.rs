@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SanType,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -72,6 +72,40 @@ impl Certificates {
                 .expect("the key fits its certificate");
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Arc::new(config)
+    }
+}
+
+/// What an application proves itself with: a certificate of its own making.
+pub struct ClientCertificate {
+    /// The certificate, then its key.
+    pub pem: String,
+    pub der: Vec<u8>,
+    /// As it stands in the certificate.
+    pub public_key: Vec<u8>,
+    pub private_key: Vec<u8>,
+}
+
+impl ClientCertificate {
+    pub fn create() -> Self {
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).expect("a key can be made");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name("forwarder");
+        let certificate = params.self_signed(&key).expect("a certificate can be made");
+        Self {
+            pem: format!("{}{}", certificate.pem(), key.serialize_pem()),
+            der: certificate.der().to_vec(),
+            public_key: key.public_key_raw().to_vec(),
+            private_key: key.serialize_der(),
+        }
+    }
+
+    pub fn pkcs12(&self, password: &str) -> Vec<u8> {
+        let key = p12_keystore::PrivateKey::from_der(&self.private_key).expect("a key");
+        let certificate = p12_keystore::Certificate::from_der(&self.der).expect("a certificate");
+        let pair = p12_keystore::PrivateKeyChain::new("1", key, [certificate]);
+        let mut store = p12_keystore::KeyStore::new();
+        store.add_entry("forwarder", p12_keystore::KeyStoreEntry::PrivateKeyChain(pair));
+        store.writer(password).write().expect("it can be written")
     }
 }
 

@@ -27,6 +27,17 @@ impl Daemon {
 
     /// The same with other arguments after the global ones.
     pub fn start_with(binary: &Path, config: &Path, log: &Path, arguments: &[&str]) -> Daemon {
+        Self::start_in(binary, config, log, arguments, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn start_in(
+        binary: &Path,
+        config: &Path,
+        log: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Daemon {
         let file = File::create(log).expect("the log file can be made");
         let out = File::create(log.with_extension("out")).expect("its neighbour can be made");
         let child = Command::new(binary)
@@ -35,6 +46,7 @@ impl Daemon {
             .args(["--log-format", "json"])
             .args(arguments)
             .env_remove("HTTPS_PROXY")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(file)

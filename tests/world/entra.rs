@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::header::HOST;
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
+use sha1::{Digest, Sha1};
 
+use super::certificates::ClientCertificate;
 use super::chance::Chance;
 use super::clock::{WorldClock, http_date, rfc3339};
 use super::ledger::{self, Ledger};
@@ -64,6 +66,17 @@ struct App {
     secrets: Vec<Secret>,
     /// Foreign or self-signed assertions are taken, unread.
     takes_assertions: bool,
+    /// The only token of a platform that is taken in place of a secret.
+    federated: Option<String>,
+    certificates: Vec<Trusted>,
+}
+
+/// A certificate that was uploaded to an application.
+#[derive(Debug, Clone)]
+struct Trusted {
+    der: Vec<u8>,
+    /// As it stands in the certificate.
+    public_key: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -123,6 +136,10 @@ struct State {
     audiences: Vec<String>,
     lifetime: i64,
     identity_header: String,
+    /// `client_id=…` and the like of the user-assigned identities; the system-assigned one is always there.
+    managed: Vec<(String, String)>,
+    /// Ids of the assertions that were taken: none is taken twice.
+    assertions: HashMap<String, String>,
     faults: Script<(), Fault>,
     chance: Chance,
 }
@@ -143,6 +160,8 @@ impl Entra {
                 audiences,
                 lifetime: 3599,
                 identity_header: "simulated-identity-header".to_owned(),
+                managed: Vec::new(),
+                assertions: HashMap::new(),
                 faults: Script::default(),
                 chance: Chance::seeded(seed ^ 0x65_6e_74),
             }),
@@ -159,12 +178,39 @@ impl Entra {
     /// Registers an application with one secret.
     pub fn register(&self, tenant: &str, client_id: &str, secret: &str) {
         let secrets = vec![Secret { value: secret.to_owned(), until: None }];
-        let app = App { secrets, takes_assertions: false };
+        let app = App { secrets, takes_assertions: false, federated: None, certificates: Vec::new() };
         self.state().apps.insert((tenant.to_owned(), client_id.to_owned()), app);
     }
 
     pub fn takes_assertions(&self, tenant: &str, client_id: &str) {
         self.each_app(tenant, client_id, |app| app.takes_assertions = true);
+    }
+
+    /// From now on only this token of the platform is taken, and no secret.
+    pub fn federates(&self, tenant: &str, client_id: &str, token: &str) {
+        self.each_app(tenant, client_id, |app| {
+            app.secrets.clear();
+            app.federated = Some(token.to_owned());
+        });
+    }
+
+    /// From now on only what this certificate signs is taken.
+    pub fn trusts(&self, tenant: &str, client_id: &str, certificate: &ClientCertificate) {
+        let trusted = Trusted { der: certificate.der.clone(), public_key: certificate.public_key.clone() };
+        self.each_app(tenant, client_id, |app| {
+            app.secrets.clear();
+            app.certificates = vec![trusted];
+        });
+    }
+
+    /// Assigns one more identity to the host: `client_id` and its value, or another of the keys.
+    pub fn assign(&self, key: &str, id: &str) {
+        self.state().managed.push((key.to_owned(), id.to_owned()));
+    }
+
+    /// The assertions that were taken.
+    pub fn assertions(&self) -> Vec<String> {
+        self.state().assertions.values().cloned().collect()
     }
 
     /// From now on only this secret is right.
@@ -315,14 +361,30 @@ impl Entra {
         }
         if let Some(assertion) = query::value(form, "client_assertion") {
             let bearer = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-            if !app.takes_assertions || field("client_assertion_type") != bearer || assertion.is_empty() {
-                return refuse(
-                    state,
-                    401,
-                    "invalid_client",
-                    70021,
-                    "No matching federated identity record found.",
-                );
+            if field("client_assertion_type") != bearer || assertion.is_empty() {
+                return refuse(state, 400, "invalid_request", 900_144, "The assertion's type is missing.");
+            }
+            if !app.takes_assertions && app.federated.as_deref() != Some(assertion) {
+                if app.certificates.is_empty() {
+                    let text = "No matching federated identity record found.";
+                    return refuse(state, 401, "invalid_client", 70021, text);
+                }
+                let audience = format!("https://{}/{tenant}/oauth2/v2.0/token", host(head));
+                match signed(assertion, &app.certificates, &audience, &client_id, now) {
+                    Ok(id) if state.assertions.contains_key(&id) => {
+                        return refuse(
+                            state,
+                            401,
+                            "invalid_client",
+                            700_027,
+                            "The assertion was used before.",
+                        );
+                    }
+                    Ok(id) => {
+                        state.assertions.insert(id, assertion.to_owned());
+                    }
+                    Err((code, text)) => return refuse(state, 401, "invalid_client", code, text),
+                }
             }
         } else {
             match app.secrets.iter().find(|secret| secret.value == field("client_secret")) {
@@ -397,8 +459,16 @@ impl Entra {
         let Some(resource) = query::value(&pairs, "resource").map(str::to_owned) else {
             return Verdict::answer(respond(400, "application/json", "{\"statusCode\":400}"));
         };
+        let user_assigned = ["client_id", "object_id", "mi_res_id"]
+            .into_iter()
+            .find_map(|key| query::value(&pairs, key).map(|id| (key.to_owned(), id.to_owned())));
+        if user_assigned.as_ref().is_some_and(|id| !state.managed.contains(id)) {
+            let body =
+                "{\"statusCode\":400,\"message\":\"No User Assigned or Delegated Managed Identity found.\"}";
+            return Verdict::answer(respond(400, "application/json", body));
+        }
         let expires = now + state.lifetime;
-        let client_id = query::value(&pairs, "client_id").unwrap_or("system-assigned").to_owned();
+        let client_id = user_assigned.map_or_else(|| "system-assigned".to_owned(), |(_, id)| id);
         let token = self.issue(&mut state, "managed", &client_id, resource.trim_end_matches('/'), expires);
         let body = json!({"access_token": token, "expires_on": expires.to_string(), "resource": resource,
             "token_type": "Bearer", "client_id": client_id});
@@ -428,6 +498,52 @@ fn problem(
     let body = json!({"error": error, "error_description": description, "error_codes": [code], "timestamp": timestamp,
         "trace_id": trace, "correlation_id": correlation, "error_uri": ""});
     respond(status, "application/json; charset=utf-8", body.to_string())
+}
+
+/// The id of an assertion that one of the certificates has signed, for this audience and app and for now.
+fn signed(
+    assertion: &str,
+    certificates: &[Trusted],
+    audience: &str,
+    client_id: &str,
+    now: i64,
+) -> Result<String, (u32, &'static str)> {
+    const MALFORMED: (u32, &str) = (50027, "JWT token is invalid or malformed.");
+    let parts: Vec<&str> = assertion.split('.').collect();
+    let [header, claims, signature] = parts[..] else { return Err(MALFORMED) };
+    let bytes = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED);
+    let json = |part: &str| serde_json::from_slice::<Value>(&bytes(part)?).map_err(|_| MALFORMED);
+    let (head, body) = (json(header)?, json(claims)?);
+    let known = certificates.iter().find(|certificate| {
+        head["x5t"] == URL_SAFE_NO_PAD.encode(Sha1::digest(&certificate.der))
+            && head["x5c"][0] == STANDARD.encode(&certificate.der)
+    });
+    let Some(certificate) = known else {
+        return Err((700_027, "The certificate with which the assertion was signed is not registered."));
+    };
+    let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let rs256 = rustls::SignatureScheme::RSA_PKCS1_SHA256;
+    let (_, verifiers) =
+        algorithms.mapping.iter().find(|(scheme, _)| *scheme == rs256).expect("the provider knows RSA");
+    let (message, signature) = (format!("{header}.{claims}"), bytes(signature)?);
+    let holds = verifiers.iter().any(|verifier| {
+        verifier.verify_signature(&certificate.public_key, message.as_bytes(), &signature).is_ok()
+    });
+    if head["alg"] != "RS256" || !holds {
+        return Err((700_027, "The assertion's signature is invalid."));
+    }
+    if body["aud"] != audience {
+        return Err((700_023, "The assertion's audience is another."));
+    }
+    if body["iss"] != client_id || body["sub"] != client_id {
+        return Err((700_021, "The assertion's issuer or subject is another."));
+    }
+    let time = |name: &str| body[name].as_i64().ok_or(MALFORMED);
+    let (from, until) = (time("nbf")?, time("exp")?);
+    if from > now + 300 || until <= now - 300 || until - from > 600 {
+        return Err((700_024, "The assertion is not within its valid time range."));
+    }
+    body["jti"].as_str().map(str::to_owned).ok_or(MALFORMED)
 }
 
 fn host(head: &http::request::Parts) -> String {

@@ -27,6 +27,8 @@ pub struct OrgSetup {
     pub https: bool,
     /// A second token is configured too.
     pub next_token: bool,
+    /// In place of the client secret.
+    pub identity: Option<String>,
     /// More lines for each section.
     pub more_source: String,
     pub more_sentinel: String,
@@ -46,6 +48,7 @@ impl OrgSetup {
             columns: None,
             https: false,
             next_token: false,
+            identity: None,
             more_source: String::new(),
             more_sentinel: String::new(),
             more_s3: String::new(),
@@ -55,6 +58,12 @@ impl OrgSetup {
     pub fn with_sentinel(mut self) -> Self {
         self.sentinel = true;
         self
+    }
+
+    /// Sentinel, as somebody else than the app with the client secret.
+    pub fn with_sentinel_as(mut self, identity: &str) -> Self {
+        self.identity = Some(identity.to_owned());
+        self.with_sentinel()
     }
 
     pub fn with_s3(mut self) -> Self {
@@ -108,8 +117,13 @@ impl Paths {
 
     /// Writes a secret beside its place and renames it in, as careful operators do.
     pub fn write_secret(&self, name: &str, value: &str) -> PathBuf {
+        self.write_secret_bytes(name, format!("{value}\n").as_bytes())
+    }
+
+    /// The same for one that is not a line of text.
+    pub fn write_secret_bytes(&self, name: &str, value: &[u8]) -> PathBuf {
         let (path, beside) = (self.secret(name), self.secret(&format!(".{name}.new")));
-        fs::write(&beside, format!("{value}\n")).expect("a secret can be written");
+        fs::write(&beside, value).expect("a secret can be written");
         fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).expect("its mode can be set");
         fs::rename(&beside, &path).expect("it can be renamed");
         path
@@ -154,6 +168,11 @@ pub fn write_org(world: &World, setup: &OrgSetup) {
     text.push_str(&setup.more_source);
     if setup.sentinel {
         let secret = paths.write_secret("client-secret", CLIENT_SECRET);
+        let identity = setup.identity.clone().unwrap_or_else(|| {
+            format!(
+                "{{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {{ file = {secret:?} }} }}"
+            )
+        });
         let rule = rule_of(&setup.org);
         let columns = setup.columns.as_deref().unwrap_or("extended");
         let stream =
@@ -162,8 +181,7 @@ pub fn write_org(world: &World, setup: &OrgSetup) {
         writeln!(
             text,
             "\n[sentinel]\nendpoint = {endpoint:?}\nrule_id = {rule:?}\nstream = {stream:?}\ncolumns = {columns:?}\n\
-             authority = {authority:?}\nca_file = {ca:?}\n\
-             identity = {{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {{ file = {secret:?} }} }}",
+             authority = {authority:?}\nca_file = {ca:?}\nidentity = {identity}",
             authority = world.entra_url(),
             ca = world.ca_pem(),
         )

@@ -67,6 +67,7 @@ fn configured_org(settings: &OrgSettings, stored: Option<&Stored>) -> OrgStatus 
         let outstanding = outstanding.unwrap_or_default();
         LaneStatus {
             destination,
+            identity: None,
             state: State::Waiting,
             reason: Some(STOPPED.into()),
             since: None,

@@ -100,6 +100,9 @@ fn add_lane(lines: &mut Vec<Line>, lane: &LaneStatus, now: Second) {
         ],
         Some(lane.state),
     ));
+    if let Some(identity) = &lane.identity {
+        lines.push(Line::Note(format!("as {}", clean(identity))));
+    }
     lines.extend(why(lane.state, lane.reason.as_deref(), lane.since, lane.remedy.as_deref(), now));
 }
 

@@ -43,7 +43,8 @@ fn example() -> Status {
                 },
                 "lanes": [
                     {
-                        "destination": "sentinel", "state": "paused", "reason": "permission",
+                        "destination": "sentinel",
+                        "identity": "app `client` of tenant `tenant`", "state": "paused", "reason": "permission",
                         "since": "2026-11-21T08:10:00Z",
                         "remedy": "grant identity 0000 the Monitoring Metrics Publisher role on rule dcr-0\u{1b}[2J",
                         "checkpoint": 7, "delivered_until": "2026-11-13T09:15:00Z",

@@ -71,8 +71,8 @@ pub struct Client {
     endpoint: String,
     rule_id: String,
     stream: String,
-    /// For remedies: who needs the role.
-    identity: String,
+    /// For remedies: who needs the role. It may become known with the first token.
+    identity: Box<dyn Fn() -> String + Send + Sync>,
     transport: Arc<dyn Transport>,
     clock: Clock,
     requests: AtomicU64,
@@ -83,7 +83,7 @@ impl Client {
         endpoint: &str,
         rule_id: &str,
         stream: &str,
-        identity: &str,
+        identity: impl Fn() -> String + Send + Sync + 'static,
         transport: Arc<dyn Transport>,
         clock: Clock,
     ) -> Client {
@@ -96,7 +96,7 @@ impl Client {
             endpoint: endpoint.to_owned(),
             rule_id: rule_id.to_owned(),
             stream: stream.to_owned(),
-            identity: identity.to_owned(),
+            identity: Box::new(identity),
             transport,
             clock,
             requests: AtomicU64::new(0),
@@ -169,7 +169,7 @@ impl Client {
                 remedy: format!(
                     "grant {} the role Monitoring Metrics Publisher on data collection rule {}; a new role takes up to 30 minutes. \
                      Where the endpoint allows private links only, this host must reach it through one. Nothing is lost, delivery resumes by itself",
-                    self.identity, self.rule_id
+                    (self.identity)(), self.rule_id
                 ),
             }),
             404 => self.configuration(
@@ -334,7 +334,7 @@ mod tests {
             "https://x.example",
             "dcr-1",
             "Custom-a b",
-            "app `a`",
+            || "app `a`".into(),
             Arc::clone(&transport) as Arc<dyn Transport>,
             Clock::simulated(NOW),
         );

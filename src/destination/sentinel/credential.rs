@@ -1,50 +1,36 @@
-//! Access tokens from Entra ID, by Microsoft's own identity library over our HTTP.
+//! Access tokens for Azure's ingestion, kept while they live.
 //!
 //! A [`Credential`] hands out a token that is alive, fetches the next one in the background when half of its life is over, and goes
-//! on with the old one while that lives. One fetch at a time; the secret is read anew for each. It does not wait between tries:
-//! whoever asks decides when to ask again.
+//! on with the old one while that lives. One fetch at a time; what proves the identity is read anew for each. It does not wait
+//! between tries: whoever asks decides when to ask again. How a token is fetched is the [`identity`]'s business.
 //!
-//! *Why a wrapper:* the library refreshes five minutes before the end and makes a failed refresh an error though the old token is
-//! still good; it retries by itself for a minute; it takes an answer without a token for an empty token. *Why its requests run over
-//! [`Transport`]:* one client, one set of authorities, and simulated days without a socket.
+//! *Why a wrapper:* Microsoft's library refreshes five minutes before the end and makes a failed refresh an error though the old
+//! token is still good; it retries by itself for a minute; it takes an answer without a token for an empty token.
+
+mod azure_cli;
+mod certificate;
+mod entra;
+mod identity;
+mod managed;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
-use azure_core::credentials::TokenCredential;
-use azure_core::error::ErrorKind;
-use azure_core::http::headers::Headers;
-use azure_core::http::{
-    AsyncRawResponse, Body, ClientOptions, HttpClient, Request as AzureRequest, RetryOptions,
-    Transport as AzureTransport,
-};
-use azure_identity::{ClientSecretCredential, ClientSecretCredentialOptions};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::client::wait_asked;
+use self::identity::Identity;
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, SentinelSettings};
 use crate::destination::{Answer, PauseReason, Problem};
-use crate::http::{Failure, Request, Response, Transport};
-use crate::secret::{Fingerprint, Secret, SecretSource};
+use crate::http::Transport;
+use crate::secret::{Fingerprint, Secret};
 
-/// For a whole exchange with the token service.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// Most bytes of its answer; tokens have a few thousand.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Between two background tries while the old token lives.
 const REFRESH_PAUSE: Duration = Duration::from_secs(30);
 /// No token lives longer; guards against a clock that jumps while one is fetched.
 const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Codes of Entra ID that pass by themselves (learn.microsoft.com, "Microsoft Entra authentication error codes", 2026-09).
-const TRANSIENT_CODES: [i64; 2] = [50196, 90033];
 
 /// An access token.
 pub struct Token {
@@ -79,6 +65,18 @@ pub enum NoToken {
     Refused(Problem),
 }
 
+impl NoToken {
+    fn refused(cause: impl Into<String>, remedy: impl Into<String>) -> NoToken {
+        let (cause, remedy) = (cause.into(), remedy.into());
+        NoToken::Refused(Problem { reason: PauseReason::Credentials, cause, remedy })
+    }
+
+    fn misconfigured(cause: impl Into<String>, remedy: impl Into<String>) -> NoToken {
+        let (cause, remedy) = (cause.into(), remedy.into());
+        NoToken::Refused(Problem { reason: PauseReason::Configuration, cause, remedy })
+    }
+}
+
 impl From<NoToken> for Answer {
     fn from(none: NoToken) -> Answer {
         match none {
@@ -100,7 +98,7 @@ pub struct Figures {
 
 /// A source of tokens for one identity and one scope, shared by the orgs that use it.
 pub struct Credential {
-    entra: Entra,
+    identity: Identity,
     state: Mutex<State>,
     /// Held by whoever fetches.
     turn: tokio::sync::Mutex<()>,
@@ -121,25 +119,17 @@ struct State {
 
 impl Credential {
     pub fn new(settings: &SentinelSettings, transport: Arc<dyn Transport>, clock: Clock) -> Arc<Credential> {
-        let AzureIdentity::ClientSecret { tenant_id, client_id, secret } = &settings.identity;
-        Arc::new(Credential {
-            entra: Entra {
-                authority: settings.authority.clone(),
-                tenant_id: tenant_id.clone(),
-                client_id: client_id.clone(),
-                scope: settings.scope.clone(),
-                secret: secret.clone(),
-                transport,
-                clock,
-            },
+        let credential = Credential {
+            identity: Identity::new(settings, transport, clock),
             state: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
-        })
+        };
+        Arc::new(credential)
     }
 
     /// Who this is, for messages.
     pub fn identity(&self) -> String {
-        format!("app `{}` of tenant `{}`", self.entra.client_id, self.entra.tenant_id)
+        self.identity.name()
     }
 
     /// A token that is alive; without one, fetches it.
@@ -182,14 +172,14 @@ impl Credential {
         }
     }
 
-    /// The secret that the last fetch used; `None` when it could not be read.
+    /// The secret that the last fetch used; `None` when it could not be read, or when the identity has none.
     pub fn last_secret(&self) -> Option<Fingerprint> {
         self.state().last_secret
     }
 
     /// The secret as it stands now.
     pub fn present_secret(&self) -> Option<Fingerprint> {
-        self.entra.secret.read().ok().map(|secret| secret.fingerprint())
+        self.identity.secret()
     }
 
     pub fn figures(&self) -> Figures {
@@ -210,23 +200,13 @@ impl Credential {
 
     /// Must be called with the turn held.
     async fn fetch(&self) -> Result<Arc<Token>, NoToken> {
-        let secret = self.entra.secret.read();
-        self.state().last_secret = secret.as_ref().ok().map(Secret::fingerprint);
-        let fetched = match secret {
-            Ok(secret) => self.entra.fetch(&secret).await,
-            Err(error) => Err(self.entra.refused(
-                error.to_string(),
-                format!(
-                    "put the client secret of app {} into {}",
-                    self.entra.client_id, self.entra.secret.place
-                ),
-            )),
-        };
+        let (secret, fetched) = self.identity.fetch().await;
         let mut state = self.state();
         state.ended += 1;
+        state.last_secret = secret;
         match fetched {
             Ok((secret, life)) => {
-                let now = Instant::now();
+                let (now, life) = (Instant::now(), life.min(LIFE_MAX));
                 let token = Arc::new(Token { secret, expires: now + life, refresh: now + life / 2 });
                 state.token = Some(Arc::clone(&token));
                 state.failure = None;
@@ -282,235 +262,13 @@ impl Credentials {
     }
 }
 
-/// An app with a client secret.
-struct Entra {
-    authority: String,
-    tenant_id: String,
-    client_id: String,
-    scope: String,
-    secret: SecretSource,
-    transport: Arc<dyn Transport>,
-    clock: Clock,
-}
-
-impl Entra {
-    async fn fetch(&self, secret: &Secret) -> Result<(Secret, Duration), NoToken> {
-        // The library takes https only; where the configuration allows plain HTTP (loopback), the scheme is put back on the wire.
-        let (authority, plain) = match self.authority.strip_prefix("http://") {
-            Some(rest) => (format!("https://{rest}"), true),
-            None => (self.authority.clone(), false),
-        };
-        let wire = Arc::new(Wire { transport: Arc::clone(&self.transport), plain, last: Mutex::new(None) });
-        let mut cloud = CustomConfiguration::default();
-        cloud.authority_host = authority;
-        let options = ClientOptions {
-            retry: RetryOptions::none(),
-            transport: Some(AzureTransport::new(Arc::clone(&wire) as Arc<dyn HttpClient>)),
-            cloud: Some(Arc::new(CloudConfiguration::Custom(cloud))),
-            ..ClientOptions::default()
-        };
-        // Made anew each time: it would keep a token, and the secret may have changed.
-        let credential = ClientSecretCredential::new(
-            &self.tenant_id,
-            self.client_id.clone(),
-            secret.expose().to_owned().into(),
-            Some(ClientSecretCredentialOptions { client_options: options }),
-        )
-        .map_err(|_| {
-            self.refused(
-                format!("`{}` cannot be asked for a token for {}", self.authority, self.who()),
-                "check `authority`, `tenant_id` and `client_id`".into(),
-            )
-        })?;
-        match credential.get_token(&[&self.scope], None).await {
-            Ok(token) if token.token.secret().is_empty() => {
-                Err(NoToken::Failed(format!("{} answered without a token", self.authority)))
-            }
-            Ok(token) => {
-                // The library counts from the system's clock, so this must too.
-                let life = token.expires_on.unix_timestamp() - Clock::system().now().0;
-                let life = Duration::from_secs(u64::try_from(life).unwrap_or(0)).min(LIFE_MAX);
-                Ok((Secret::new(token.token.secret().to_owned()), life))
-            }
-            Err(_) => Err(self.failure(wire.take())),
-        }
-    }
-
-    /// Sorts what went wrong by what was seen on the wire: the library's error loses the status of an answer that is not Entra's.
-    fn failure(&self, last: Option<Result<Response, Failure>>) -> NoToken {
-        let authority = &self.authority;
-        let response = match last {
-            Some(Ok(response)) => response,
-            Some(Err(Failure::Untrusted(cause))) => {
-                return NoToken::Refused(Problem {
-                    reason: PauseReason::Configuration,
-                    cause: format!("the certificate of {authority} is not trusted: {cause}"),
-                    remedy: "check `authority`; where a proxy or a private authority signs certificates, name its authority in `ca_file`"
-                        .into(),
-                });
-            }
-            Some(Err(failure)) => return NoToken::Failed(format!("no token from {authority}: {failure}")),
-            None => return NoToken::Failed(format!("no token from {authority}: nothing was asked")),
-        };
-        let status = response.status;
-        let error = EntraError::of(&response);
-        let cause = error.cause(authority, status);
-        match status {
-            429 => NoToken::Throttled { wait: wait_asked(&response, self.clock.now()), cause },
-            503 => match wait_asked(&response, self.clock.now()) {
-                Some(wait) => NoToken::Throttled { wait: Some(wait), cause },
-                None => NoToken::Failed(cause),
-            },
-            200..=299 | 408 | 500..=599 => NoToken::Failed(cause),
-            400..=499 if error.codes.iter().any(|code| TRANSIENT_CODES.contains(code)) => {
-                NoToken::Failed(cause)
-            }
-            400 | 401 | 403 if error.name.is_some() => self.refused(cause, self.remedy(&error.codes)),
-            _ => NoToken::Refused(Problem {
-                reason: PauseReason::Configuration,
-                cause,
-                remedy: format!(
-                    "check `authority` ({authority}) and any proxy before it: this is not the answer of a token service"
-                ),
-            }),
-        }
-    }
-
-    fn remedy(&self, codes: &[i64]) -> String {
-        let Entra { tenant_id, client_id, scope, .. } = self;
-        let place = &self.secret.place;
-        match codes.first() {
-            Some(7_000_215) => {
-                format!(
-                    "put the value (not the id) of a client secret of app {client_id}, tenant {tenant_id}, into {place}"
-                )
-            }
-            Some(7_000_222) => {
-                format!(
-                    "the client secret has expired: make a new one for app {client_id}, tenant {tenant_id}, and put its value into {place}"
-                )
-            }
-            Some(700_016) => format!(
-                "there is no app {client_id} in tenant {tenant_id}: correct `client_id` or `tenant_id`"
-            ),
-            Some(90_002 | 900_023) => {
-                format!("there is no tenant {tenant_id} in this cloud: correct `tenant_id` or `cloud`")
-            }
-            Some(70_011 | 500_011) => {
-                format!("scope {scope} is not known in tenant {tenant_id}: correct `cloud` or `scope`")
-            }
-            _ => format!("check app {client_id} in tenant {tenant_id}, and its client secret in {place}"),
-        }
-    }
-
-    fn who(&self) -> String {
-        format!("app `{}` of tenant `{}`", self.client_id, self.tenant_id)
-    }
-
-    fn refused(&self, cause: String, remedy: String) -> NoToken {
-        NoToken::Refused(Problem { reason: PauseReason::Credentials, cause, remedy })
-    }
-}
-
-/// What a token service says in an error. Its description is left out: it may repeat what was sent.
-#[derive(Default)]
-struct EntraError {
-    name: Option<String>,
-    codes: Vec<i64>,
-}
-
-impl EntraError {
-    fn of(response: &Response) -> EntraError {
-        #[derive(Deserialize)]
-        struct Body {
-            error: String,
-            #[serde(default)]
-            error_codes: Vec<i64>,
-        }
-        let Ok(body) = serde_json::from_slice::<Body>(&response.body) else { return EntraError::default() };
-        // An OAuth error is a word; anything else is not shown.
-        let word = body.error.len() <= 60 && body.error.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-        let name = if word { body.error } else { "unknown error".into() };
-        EntraError { name: Some(name), codes: body.error_codes.into_iter().take(4).collect() }
-    }
-
-    fn cause(&self, authority: &str, status: u16) -> String {
-        let mut cause = format!("{authority} answered {status}");
-        if let Some(name) = &self.name {
-            cause.push(' ');
-            cause.push_str(name);
-        }
-        for code in &self.codes {
-            cause.push_str(&format!(" AADSTS{code}"));
-        }
-        cause
-    }
-}
-
-/// The library's HTTP client: our transport, which remembers its last answer.
-struct Wire {
-    transport: Arc<dyn Transport>,
-    plain: bool,
-    last: Mutex<Option<Result<Response, Failure>>>,
-}
-
-impl Wire {
-    fn take(&self) -> Option<Result<Response, Failure>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Wire")
-    }
-}
-
-#[async_trait]
-impl HttpClient for Wire {
-    async fn execute_request(&self, request: &AzureRequest) -> azure_core::Result<AsyncRawResponse> {
-        let unusable =
-            |what: &str| azure_core::Error::with_message(ErrorKind::DataConversion, what.to_owned());
-        let mut headers = HeaderMap::new();
-        for (name, value) in request.headers().iter() {
-            let name = HeaderName::from_str(name.as_str()).map_err(|_| unusable("header name"))?;
-            // The transport measures the body itself.
-            if name != http::header::CONTENT_LENGTH {
-                headers.insert(
-                    name,
-                    HeaderValue::from_str(value.as_str()).map_err(|_| unusable("header value"))?,
-                );
-            }
-        }
-        let Body::Bytes(body) = request.body().clone() else { return Err(unusable("body")) };
-        let mut url = request.url().to_string();
-        if self.plain {
-            url.replace_range(..url.find(':').unwrap_or(0), "http");
-        }
-        let request = Request {
-            method: Method::from_str(request.method().as_str()).map_err(|_| unusable("method"))?,
-            url,
-            headers,
-            body,
-            body_bytes_max: ANSWER_BYTES_MAX,
-            deadline: DEADLINE,
-        };
-        let answer = self.transport.send(request).await;
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.clone());
-        match answer {
-            Ok(response) => {
-                Ok(AsyncRawResponse::from_bytes(response.status.into(), Headers::new(), response.body))
-            }
-            Err(failure) => Err(azure_core::Error::with_message(ErrorKind::Io, failure.to_string())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Entra as Service, TOKEN_SECONDS, secret_file, settings};
     use super::*;
     use crate::clock::Second;
+    use crate::config::settings::{ManagedHost, ManagedId};
+    use crate::http::Failure;
 
     struct Bench {
         service: Arc<Service>,
@@ -596,6 +354,34 @@ mod tests {
         );
         assert_eq!(bench.credential.figures().refreshed, 2);
         assert!(bench.credential.figures().failed > 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_metadata_service_that_is_down_for_most_of_a_tokens_life_costs_nothing_either() {
+        let secret = secret_file("unused");
+        let service = Arc::<Service>::default();
+        let id = ManagedId::System;
+        let identity = AzureIdentity::ManagedIdentity { host: ManagedHost::Machine, id };
+        let settings = SentinelSettings { identity, ..settings(secret.path()) };
+        let transport = Arc::clone(&service) as Arc<dyn Transport>;
+        let credential = Credential::new(&settings, transport, Clock::simulated(Second(1_795_256_100)));
+        let token = async || credential.token().await.map(|token| token.secret().expose().to_owned());
+        assert_eq!(token().await.unwrap(), "token-1");
+        *service.down.lock().unwrap() = true;
+        for _ in 0..(TOKEN_SECONDS - 60) / 5 {
+            pass(5).await;
+            assert_eq!(token().await.unwrap(), "token-1");
+        }
+        assert!(
+            (10..=60).contains(&*service.asked.lock().unwrap()),
+            "tried in the background, not too often"
+        );
+        *service.down.lock().unwrap() = false;
+        pass(30).await;
+        token().await.unwrap();
+        pass(1).await;
+        assert_ne!(token().await.unwrap(), "token-1", "there was a new one before the old one ended");
+        assert_eq!((credential.last_secret(), credential.present_secret()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -720,6 +506,106 @@ mod tests {
         let first = get(&one);
         assert!(Arc::ptr_eq(&first, &get(&same)));
         assert!(!Arc::ptr_eq(&first, &get(&other)));
+    }
+
+    /// A request, and the credential that makes it.
+    async fn asked_as(
+        identity: AzureIdentity,
+        script: &[(u16, &str)],
+    ) -> (Arc<Credential>, Arc<Service>, Result<String, NoToken>) {
+        let secret = secret_file("unused");
+        let service = Arc::<Service>::default();
+        let replies = script.iter().map(|(status, body)| Ok((*status, (*body).to_owned())));
+        service.script.lock().unwrap().extend(replies);
+        let settings = SentinelSettings { identity, ..settings(secret.path()) };
+        let transport = Arc::clone(&service) as Arc<dyn Transport>;
+        let credential = Credential::new(&settings, transport, Clock::simulated(Second(1_795_256_100)));
+        let token = credential.token().await.map(|token| token.secret().expose().to_owned());
+        (credential, service, token)
+    }
+
+    fn workload(token_file: &std::path::Path) -> AzureIdentity {
+        AzureIdentity::WorkloadIdentity {
+            tenant_id: "tenant-1".into(),
+            client_id: "client-1".into(),
+            token_file: token_file.to_owned(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_projected_token_is_sent_as_it_stands_in_its_file_at_each_fetch() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = secret_file("projected-canary-1\n");
+        // As Kubernetes writes it.
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let (credential, service, token) = asked_as(workload(file.path()), &[]).await;
+        assert_eq!(token.unwrap(), "token-1");
+        let form = |assertion: &str| {
+            format!(
+                "client_assertion={assertion}&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer\
+                 &client_id=client-1&grant_type=client_credentials&scope=https%3A%2F%2Fmonitor.azure.com%2F.default"
+            )
+        };
+        std::fs::write(file.path(), "projected-canary-2").unwrap();
+        credential.reject(&credential.token().await.unwrap());
+        credential.token().await.unwrap();
+        let bodies = service.bodies.lock().unwrap().clone();
+        assert_eq!(bodies[0].0, "https://login.example/tenant-1/oauth2/v2.0/token");
+        assert_eq!(bodies[0].1, form("projected-canary-1"));
+        assert_eq!(bodies[1].1, form("projected-canary-2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_refusal_of_a_projected_token_names_what_to_change_and_none_repeats_it() {
+        let file = secret_file("projected-canary");
+        let place = file.path().display().to_string();
+        for (code, part) in [
+            (70_021, "federated credential"),
+            (700_211, "federated credential"),
+            (700_024, "has expired"),
+            (700_016, "client_id"),
+            (1, place.as_str()),
+        ] {
+            let body = format!(
+                r#"{{"error":"invalid_client","error_description":"projected-canary","error_codes":[{code}]}}"#
+            );
+            let (credential, _, token) = asked_as(workload(file.path()), &[(401, &body)]).await;
+            let NoToken::Refused(problem) = token.unwrap_err() else { panic!("{code}") };
+            assert_eq!(problem.reason, PauseReason::Credentials);
+            assert!(problem.cause.contains("app `client-1` of tenant `tenant-1` (workload identity)"));
+            assert!(problem.remedy.contains(part), "{}", problem.remedy);
+            assert!(!format!("{problem:?}").contains("canary"));
+            assert_eq!(credential.identity(), "app `client-1` of tenant `tenant-1` (workload identity)");
+        }
+        let (_, service, token) = asked_as(workload(std::path::Path::new("/nowhere/token")), &[]).await;
+        let NoToken::Refused(problem) = token.unwrap_err() else { panic!() };
+        assert!(problem.remedy.contains("azure.workload.identity/use"), "{}", problem.remedy);
+        assert_eq!(*service.asked.lock().unwrap(), 0);
+    }
+
+    const PROBED: (u16, &str) =
+        (400, r#"{"error":"invalid_request","error_description":"Required metadata header not specified"}"#);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_default_is_the_managed_identity_where_the_metadata_service_answers_and_stays_so() {
+        let identity = AzureIdentity::ManagedOrCli { id: ManagedId::Client("client-7".into()) };
+        let (credential, service, token) = asked_as(identity, &[PROBED]).await;
+        assert_eq!(token.unwrap(), "token-2");
+        assert_eq!(credential.identity(), "the managed identity with client id `client-7`");
+        credential.reject(&credential.token().await.unwrap());
+        credential.token().await.unwrap();
+        let asked: Vec<bool> =
+            service.bodies.lock().unwrap().iter().map(|(url, _)| url.contains("client%2D7")).collect();
+        assert_eq!(asked, [false, true, true], "probed once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_default_identity_from_the_environment_is_that_identity() {
+        let file = secret_file("projected");
+        let found = AzureIdentity::Found(Box::new(workload(file.path())));
+        let (credential, _, token) = asked_as(found, &[]).await;
+        assert_eq!(token.unwrap(), "token-1");
+        assert_eq!(credential.identity(), "app `client-1` of tenant `tenant-1` (workload identity)");
     }
 
     #[test]
