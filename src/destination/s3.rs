@@ -429,9 +429,17 @@ impl Store for Bucket {
         let output = match created {
             Ok(output) => output,
             Err(refused) if refused.meaning == Meaning::Exists => return Ok(Creation::Exists),
-            // S3 says so in words only.
+            // A bucket without Object Lock refuses the whole request; Amazon's says why, in words, others do not.
             Err(refused) if lock.is_some() && refused.cause.contains("Object Lock") => {
                 return Err(self.lock_obstacle(refused));
+            }
+            Err(refused)
+                if lock.is_some() && matches!(refused.meaning, Meaning::Wrong | Meaning::Unconditional) =>
+            {
+                return Err(match self.check_lock().await {
+                    Ok(_) => self.obstacle(refused),
+                    Err(problem) => Obstacle::Paused(problem),
+                });
             }
             Err(refused) => return Err(self.obstacle(refused)),
         };

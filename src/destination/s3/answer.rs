@@ -143,7 +143,7 @@ fn unanswered<E: Error + 'static>(error: &SdkError<E>) -> Meaning {
             return Meaning::Untrusted;
         }
         if let Some(connector) = cause.downcast_ref::<ConnectorError>() {
-            broken |= connector.is_io() || connector.is_timeout();
+            broken |= !connector.is_user();
         }
         if let Some(error) = cause.downcast_ref::<CredentialsError>() {
             credentials = Some(error);
@@ -200,7 +200,12 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 
 /// The text of the innermost cause, which is the one that says something.
 pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
-    cut(&chain(error).last().map(ToString::to_string).unwrap_or_default())
+    let Some(last) = chain(error).last() else { return String::new() };
+    // The SDK's words for this speak of its own parts.
+    match last.downcast_ref::<CredentialsError>() {
+        Some(CredentialsError::CredentialsNotLoaded(_)) => "no credentials were found".into(),
+        _ => cut(&last.to_string()),
+    }
 }
 
 fn cut(text: &str) -> String {

@@ -706,6 +706,14 @@ async fn a_bucket_that_refuses_locks_is_known_by_its_words() {
     fake.says(Said { status: 400, headers: vec![], body: body.into(), acts: false });
     let problem = paused(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
     assert!(problem.remedy.contains("enable Object Lock on bucket `audit`"), "{problem:?}");
+    fake.state.lock().unwrap().ignores_locks = true;
+    fake.says(refusal(400, "InvalidRequest"));
+    let problem = paused(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
+    assert!(problem.cause.ends_with("the bucket has no Object Lock"), "{problem:?}");
+    fake.state.lock().unwrap().ignores_locks = false;
+    fake.says(refusal(400, "InvalidRequest"));
+    let problem = paused(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
+    assert!(problem.remedy.contains("as the answer says"), "{problem:?}");
     fake.says(refusal(403, "AccessDenied"));
     let problem = paused(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
     assert!(problem.remedy.contains("s3:PutObjectRetention, s3:GetObjectRetention"), "{problem:?}");
