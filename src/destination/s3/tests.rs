@@ -737,6 +737,22 @@ async fn a_lock_that_cannot_be_read_back_is_not_believed() {
 }
 
 #[tokio::test]
+async fn the_write_probe_sees_locks_too_and_locks_its_own_piece_for_a_minute() {
+    let fake = Fake::start().await;
+    let settings = S3Settings { object_lock: Some(LOCK), ..fake.settings() };
+    let before = Clock::system().now();
+    for _ in 0..2 {
+        made(&settings, &fake).write_probe().await.unwrap();
+    }
+    let locks: Vec<_> = fake.state.lock().unwrap().locks.values().cloned().collect();
+    let until = Second::parse_rfc3339(&locks[0].1).unwrap();
+    assert!((60..120).contains(&(until - before)), "{locks:?}");
+    fake.state.lock().unwrap().ignores_locks = true;
+    let problem = made(&settings, &fake).write_probe().await.unwrap_err();
+    assert!(problem.remedy.contains("enable Object Lock"), "{problem:?}");
+}
+
+#[tokio::test]
 async fn a_store_that_does_not_encrypt_pauses_and_gets_no_events() {
     let fake = Fake::start().await;
     let settings = S3Settings { encryption: Some(S3Encryption::Store), ..fake.settings() };
