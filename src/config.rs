@@ -455,6 +455,37 @@ pub struct S3Section {
     /// Default: `false`.
     pub force_path_style: Option<bool>,
 
+    /// Use Amazon's FIPS 140 endpoints, for S3 and for the services that give credentials.
+    ///
+    /// Default: `false`. Only regions that have such endpoints work. Not together with `endpoint_url`, which names an endpoint
+    /// itself.
+    pub fips: Option<bool>,
+
+    /// Use Amazon's dual-stack endpoints, which are reached over IPv6 as well, for S3 and for the services that give credentials.
+    ///
+    /// Default: `false`. Not together with `endpoint_url`.
+    pub dual_stack: Option<bool>,
+
+    /// Profile of the AWS configuration files (`~/.aws/config`, `~/.aws/credentials`) that credentials come from. It wins over the
+    /// environment's credentials; it may name a source profile and a role, an SSO session or a process.
+    ///
+    /// Default: none, and the AWS SDK's usual search. Not together with `access_key_id`.
+    pub profile: Option<String>,
+
+    /// Role to assume with the credentials found: `arn:aws:iam::123456789012:role/audit-writer`.
+    ///
+    /// Default: none. The session lasts an hour and is renewed before it ends. The credentials below need `sts:AssumeRole` on the
+    /// role, and the role's trust policy must name them.
+    pub role_arn: Option<String>,
+
+    /// What the role's trust policy asks for in `sts:ExternalId`. Needs `role_arn`.
+    pub external_id: Option<String>,
+
+    /// Name of the role's session, as CloudTrail shows it. Needs `role_arn`.
+    ///
+    /// Default: `pulumi-audit-forwarder`.
+    pub session_name: Option<String>,
+
     /// A fixed access key, with `secret_access_key`.
     ///
     /// Default: none, and the AWS SDK's usual search (environment, profile, web identity, container, instance) finds credentials
@@ -464,11 +495,78 @@ pub struct S3Section {
     /// The key's secret: `{ file = "…" }` or `{ env = "…" }`.
     pub secret_access_key: Option<SecretPlace>,
 
+    /// Encryption to ask for: `AES256` (the store's own keys) or `aws:kms`.
+    ///
+    /// Default: what the bucket does by itself. A store that does not answer that it has encrypted so is not written to any further.
+    pub sse: Option<SseName>,
+
+    /// The KMS key: an id, an ARN or `alias/…`. Needs `sse = "aws:kms"`.
+    ///
+    /// Default: the account's own key for S3. Writing needs `kms:GenerateDataKey` on the key, and `kms:Decrypt` to compare what is
+    /// there already with what was to be written.
+    pub kms_key_id: Option<String>,
+
+    /// Locks every object and claim against deletion, from its upload on.
+    ///
+    /// Default: what the bucket does by itself. The bucket must have Object Lock: the lock is read back once, and without one the
+    /// lane pauses. It needs `s3:PutObjectRetention` and `s3:GetObjectRetention` as well.
+    pub object_lock: Option<ObjectLockSection>,
+
+    /// Storage class of the objects with events, such as `STANDARD_IA` or `GLACIER_IR`. Claims are small and read again, so they stay
+    /// in the bucket's own.
+    ///
+    /// Default: the bucket's own.
+    pub storage_class: Option<String>,
+
+    /// Id of the AWS account that must own the bucket: 12 digits. Requests to a bucket of someone else are refused.
+    ///
+    /// Default: not looked at.
+    pub expected_bucket_owner: Option<String>,
+
+    /// `when_supported` sends a SHA-256 checksum that the store verifies and keeps; `when_required` sends one only with
+    /// `object_lock`, for stores that dislike the header.
+    ///
+    /// Default: `when_supported`. In both cases the signature covers the bytes.
+    pub checksums: Option<ChecksumsName>,
+
     /// File with further certificate authorities (PEM). The system's remain trusted.
     pub ca_file: Option<PathBuf>,
 
     /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads every event.
     pub allow_http: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum SseName {
+    #[serde(rename = "AES256")]
+    Aes256,
+    #[serde(rename = "aws:kms")]
+    Kms,
+}
+
+/// `object_lock` of `[s3]`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectLockSection {
+    /// `GOVERNANCE`: who has `s3:BypassGovernanceRetention` may end a lock. `COMPLIANCE`: nobody may, whatever it costs. Required.
+    pub mode: Option<LockModeName>,
+
+    /// How long, from the upload of each object: `"2555d"`. Required, at least `1d`.
+    pub retain: Option<Period>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LockModeName {
+    Governance,
+    Compliance,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChecksumsName {
+    WhenSupported,
+    WhenRequired,
 }
 
 /// `[file]`: the same names and bytes as in S3, in a directory.

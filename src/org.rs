@@ -267,7 +267,7 @@ pub fn destination(
         }
         DestinationName::S3 => {
             let bucket = settings.s3.as_ref().ok_or_else(missing)?;
-            Ok(Box::new(s3::destination(bucket, &settings.id, &shared.s3)?))
+            Ok(Box::new(s3::destination(bucket, &settings.id, &shared.s3, &shared.clock)?))
         }
         DestinationName::File => {
             let folder = settings.file.as_ref().ok_or_else(missing)?;

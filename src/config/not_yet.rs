@@ -3,27 +3,7 @@
 //! They are refused by name rather than ignored: a bucket without the encryption somebody asked for is worse than a daemon that does
 //! not start.
 
-const PROFILE: &str = "not supported by this version: remove it, and give the role or profile through the AWS SDK's own \
-                       environment (AWS_PROFILE and ~/.aws/config)";
-const REMOVE: &str = "not supported by this version: remove it, and let the bucket's own defaults say it";
-
-const KEYS: [(&str, &str, &str); 12] = [
-    ("s3", "profile", PROFILE),
-    ("s3", "role_arn", PROFILE),
-    ("s3", "external_id", PROFILE),
-    ("s3", "session_name", PROFILE),
-    ("s3", "sse", REMOVE),
-    ("s3", "kms_key_id", REMOVE),
-    ("s3", "object_lock", REMOVE),
-    ("s3", "storage_class", REMOVE),
-    ("s3", "expected_bucket_owner", "not supported by this version: remove it"),
-    ("s3", "fips", "not supported by this version: remove it, and give the FIPS endpoint as endpoint_url"),
-    (
-        "s3",
-        "dual_stack",
-        "not supported by this version: remove it, and give the dual-stack endpoint as endpoint_url",
-    ),
-    ("s3", "checksums", "not supported by this version: remove it; a SHA-256 checksum is always sent"),
+const KEYS: [(&str, &str, &str); 0] = [
 ];
 
 const VALUES: [(&str, &str, &str); 2] = [

@@ -12,12 +12,14 @@ use super::address::{self, Http, Rule};
 use super::layers::View;
 use super::quantity::{Period, Size};
 use super::settings::{
-    Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Credentials, S3Settings,
-    SentinelSettings, Settings, SourceSettings, Start,
+    Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Checksums,
+    S3Credentials, S3Encryption, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings,
+    SourceSettings, Start,
 };
 use super::{
-    CloudName, ColumnsName, ForwarderFile, LogFormatName, LogLevel, OrgFile, S3Section, SecretPlace, Secrets,
-    SentinelSection, SourceSection, Surroundings,
+    ChecksumsName, CloudName, ColumnsName, ForwarderFile, LockModeName,
+    LogFormatName, LogLevel, ObjectLockSection, OrgFile, S3Section, SecretPlace, Secrets, SentinelSection,
+    SourceSection, SseName, Surroundings,
 };
 use crate::clock::Second;
 use crate::event::OrgId;
@@ -33,6 +35,10 @@ const REQUESTS_PER_SECOND_MAX: f64 = 1_000.0;
 const START_MIN: Second = Second(1_420_070_400);
 const NAME_CHARACTERS_MAX: usize = 256;
 const PREFIX_BYTES_MAX: usize = 512;
+/// A lock of less is a mistyped unit.
+const LOCK_MIN: Period = Period(Duration::from_secs(86_400));
+/// How CloudTrail names the sessions of an assumed role.
+const SESSION_NAME: &str = "pulumi-audit-forwarder";
 
 const SECRET_REMEDY: &str = "give { file = \"…\" } or { env = \"…\" }";
 
@@ -494,7 +500,32 @@ impl Reader<'_> {
                 self.address(["s3", "endpoint_url"], given, rule).map(Some)
             }
         };
+        for (name, given) in [("fips", section.fips), ("dual_stack", section.dual_stack)] {
+            if given == Some(true) && section.endpoint_url.is_some() {
+                let text = "chooses among Amazon's endpoints: remove it, or remove endpoint_url";
+                self.view.refuse(&["s3", name], text);
+            }
+        }
         let credentials = self.s3_credentials(section);
+        let role = self.s3_role(section);
+        let encryption = self.s3_encryption(section);
+        let object_lock = self.s3_object_lock(section.object_lock.as_ref());
+        let storage_class = self.s3_word(
+            "storage_class",
+            section.storage_class.as_deref(),
+            "give a storage class as S3 writes it, such as STANDARD_IA",
+            |class| {
+                class.len() <= 64
+                    && class.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+            },
+        );
+        let expected_bucket_owner = self.s3_word(
+            "expected_bucket_owner",
+            section.expected_bucket_owner.as_deref(),
+            "give the id of the AWS account that owns the bucket, 12 digits in quotes",
+            |owner| owner.len() == 12 && owner.bytes().all(|b| b.is_ascii_digit()),
+        );
+        let checksums = required(self.view, &["s3", "checksums"], section.checksums, "");
         let ca_file = self.ca_file(["s3", "ca_file"], section.ca_file.as_deref());
         Some(S3Settings {
             bucket: bucket?,
@@ -502,9 +533,115 @@ impl Reader<'_> {
             region: region?,
             endpoint_url: endpoint_url?,
             force_path_style: section.force_path_style.unwrap_or_default(),
+            fips: section.fips.unwrap_or_default(),
+            dual_stack: section.dual_stack.unwrap_or_default(),
             credentials: credentials?,
+            role: role?,
+            encryption: encryption?,
+            object_lock: object_lock?,
+            storage_class: storage_class?,
+            expected_bucket_owner: expected_bucket_owner?,
+            checksums: match checksums? {
+                ChecksumsName::WhenSupported => S3Checksums::WhenSupported,
+                ChecksumsName::WhenRequired => S3Checksums::WhenRequired,
+            },
             ca_file: ca_file?,
         })
+    }
+
+    /// An optional text of `[s3]` that has a form of its own.
+    fn s3_word(
+        &mut self,
+        name: &str,
+        value: Option<&str>,
+        remedy: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Option<Option<String>> {
+        let key = &["s3", name];
+        let Some(word) = value else {
+            return (!self.view.found_wrong(key)).then_some(None);
+        };
+        if word.is_empty() || !fits(word) {
+            self.view.refuse(key, remedy);
+            return None;
+        }
+        Some(Some(word.to_owned()))
+    }
+
+    fn s3_role(&mut self, section: &S3Section) -> Option<Option<S3Role>> {
+        let of = |symbols: &'static [u8]| {
+            move |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || symbols.contains(&b))
+        };
+        let arn = self.s3_word(
+            "role_arn",
+            section.role_arn.as_deref(),
+            "give a role's ARN, such as arn:aws:iam::123456789012:role/audit-writer",
+            is_role_arn,
+        );
+        let external_id = self.s3_word(
+            "external_id",
+            section.external_id.as_deref(),
+            "give 2 to 1224 letters, digits and any of +=,.@:/_- as the role's trust policy has them",
+            |id| (2..=1_224).contains(&id.len()) && of(b"+=,.@:/_-")(id),
+        );
+        let session_name = self.s3_word(
+            "session_name",
+            section.session_name.as_deref(),
+            "give 2 to 64 letters, digits and any of +=,.@_-",
+            |name| (2..=64).contains(&name.len()) && of(b"+=,.@_-")(name),
+        );
+        let Some(arn) = arn? else {
+            let given = [("external_id", &external_id), ("session_name", &session_name)];
+            for (name, _) in given.into_iter().filter(|(_, value)| matches!(value, Some(Some(_)))) {
+                self.view.refuse(&["s3", name], "belongs to a role: set role_arn too, or remove it");
+            }
+            return Some(None);
+        };
+        Some(Some(S3Role {
+            arn,
+            external_id: external_id?,
+            session_name: session_name?.unwrap_or_else(|| SESSION_NAME.to_owned()),
+        }))
+    }
+
+    fn s3_encryption(&mut self, section: &S3Section) -> Option<Option<S3Encryption>> {
+        let key_id = self.s3_word(
+            "kms_key_id",
+            section.kms_key_id.as_deref(),
+            "give the key's id, its ARN or alias/…, without spaces",
+            |id| id.len() <= 2_048 && !id.contains(|c: char| c.is_whitespace() || c.is_control()),
+        )?;
+        if self.view.found_wrong(&["s3", "sse"]) {
+            return None;
+        }
+        match (section.sse, key_id) {
+            (Some(SseName::Kms), key_id) => Some(Some(S3Encryption::Kms { key_id })),
+            (_, Some(_)) => {
+                let text = "belongs to sse = \"aws:kms\": set that too, or remove the key";
+                self.view.refuse(&["s3", "kms_key_id"], text);
+                None
+            }
+            (Some(SseName::Aes256), None) => Some(Some(S3Encryption::Store)),
+            (None, None) => Some(None),
+        }
+    }
+
+    fn s3_object_lock(&mut self, section: Option<&ObjectLockSection>) -> Option<Option<S3ObjectLock>> {
+        let Some(section) = section else {
+            return (!self.view.found_wrong(&["s3", "object_lock"])).then_some(None);
+        };
+        let (mode, retain) = (&["s3", "object_lock", "mode"], &["s3", "object_lock", "retain"]);
+        let given_mode = required(self.view, mode, section.mode, "give GOVERNANCE or COMPLIANCE");
+        let given_retain = required(self.view, retain, section.retain, "give how long, such as \"2555d\"");
+        if given_retain.is_some_and(|period| period < LOCK_MIN) {
+            self.view.refuse(retain, format!("the smallest accepted is {LOCK_MIN}"));
+            return None;
+        }
+        let mode = match given_mode? {
+            LockModeName::Governance => S3LockMode::Governance,
+            LockModeName::Compliance => S3LockMode::Compliance,
+        };
+        Some(Some(S3ObjectLock { mode, retain: given_retain?.0 }))
     }
 
     fn bucket(&mut self, value: Option<&str>) -> Option<String> {
@@ -546,6 +683,20 @@ impl Reader<'_> {
 
     fn s3_credentials(&mut self, section: &S3Section) -> Option<S3Credentials> {
         let (id, secret) = (&["s3", "access_key_id"], &["s3", "secret_access_key"]);
+        let profile = self.s3_word(
+            "profile",
+            section.profile.as_deref(),
+            "give the name of a profile in the AWS configuration files",
+            |name| name.chars().count() <= NAME_CHARACTERS_MAX && !name.contains(char::is_control),
+        )?;
+        if let Some(profile) = profile {
+            if section.access_key_id.is_some() || section.secret_access_key.is_some() {
+                let text = "names credentials, and so does access_key_id: remove one of the two";
+                self.view.refuse(&["s3", "profile"], text);
+                return None;
+            }
+            return Some(S3Credentials::Profile(profile));
+        }
         if section.access_key_id.is_none() && section.secret_access_key.is_none() {
             let wrong = self.view.found_wrong(id) || self.view.found_wrong(secret);
             return (!wrong).then_some(S3Credentials::Default);
@@ -558,4 +709,17 @@ impl Reader<'_> {
         };
         Some(S3Credentials::Static { access_key_id: access_key_id?, secret_access_key: secret_access_key? })
     }
+}
+
+/// `arn:PARTITION:iam::ACCOUNT:role/PATH`.
+fn is_role_arn(text: &str) -> bool {
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let [arn, partition, service, region, account, role] = parts[..] else { return false };
+    (arn, service, region) == ("arn", "iam", "")
+        && !partition.is_empty()
+        && account.len() == 12
+        && account.bytes().all(|b| b.is_ascii_digit())
+        && role.strip_prefix("role/").is_some_and(|name| !name.is_empty())
+        && text.len() <= 2_048
+        && text.bytes().all(|b| b.is_ascii_graphic())
 }

@@ -188,9 +188,20 @@ pub struct S3Settings {
     /// Without slashes at its ends; empty for the bucket's root.
     pub prefix: String,
     pub region: Option<String>,
+    /// Never together with `fips` or `dual_stack`.
     pub endpoint_url: Option<String>,
     pub force_path_style: bool,
+    pub fips: bool,
+    pub dual_stack: bool,
     pub credentials: S3Credentials,
+    /// Assumed with `credentials`.
+    pub role: Option<S3Role>,
+    pub encryption: Option<S3Encryption>,
+    pub object_lock: Option<S3ObjectLock>,
+    /// Of objects; claims have the bucket's own.
+    pub storage_class: Option<String>,
+    pub expected_bucket_owner: Option<String>,
+    pub checksums: S3Checksums,
     pub ca_file: Option<PathBuf>,
 }
 
@@ -198,10 +209,46 @@ pub struct S3Settings {
 pub enum S3Credentials {
     /// The SDK's default chain: environment, profile, SSO, web identity, container, instance.
     Default,
+    /// This profile and nothing else.
+    Profile(String),
     Static {
         access_key_id: String,
         secret_access_key: SecretSource,
     },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct S3Role {
+    pub arn: String,
+    pub external_id: Option<String>,
+    pub session_name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum S3Encryption {
+    /// SSE-S3, `AES256`.
+    Store,
+    /// SSE-KMS, `aws:kms`; without an id the account's own key for S3.
+    Kms { key_id: Option<String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct S3ObjectLock {
+    pub mode: S3LockMode,
+    /// Counted from each upload.
+    pub retain: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum S3LockMode {
+    Governance,
+    Compliance,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum S3Checksums {
+    WhenSupported,
+    WhenRequired,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

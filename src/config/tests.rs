@@ -185,6 +185,42 @@ fn a_shared_section_gives_defaults_and_enables_nothing() {
 }
 
 #[test]
+fn what_is_asked_of_s3_is_taken_over() {
+    let s3 = |more: &str| {
+        let text =
+            format!("org = \"a\"\nsource.token.file = \"../token\"\n[s3]\nbucket = \"acme-audit\"\n{more}");
+        Written::new("").org("acme", &text).settings().orgs[0].s3.clone().unwrap()
+    };
+    let plain = s3("");
+    assert_eq!((plain.fips, plain.dual_stack, plain.force_path_style), (false, false, false));
+    assert_eq!((plain.credentials, plain.role), (S3Credentials::Default, None));
+    assert_eq!((plain.encryption, plain.object_lock, plain.storage_class), (None, None, None));
+    assert_eq!((plain.expected_bucket_owner, plain.checksums), (None, S3Checksums::WhenSupported));
+
+    let role = "arn:aws-us-gov:iam::123456789012:role/team/audit-writer";
+    let much = s3(&format!(
+        "profile = \"audit writer\"\nrole_arn = \"{role}\"\nexternal_id = \"acme:7\"\nfips = true\ndual_stack = true\n\
+         sse = \"aws:kms\"\nkms_key_id = \"alias/audit\"\nobject_lock = {{ mode = \"COMPLIANCE\", retain = \"2555d\" }}\n\
+         storage_class = \"STANDARD_IA\"\nexpected_bucket_owner = \"123456789012\"\nchecksums = \"when_required\"\n"
+    ));
+    assert_eq!(much.credentials, S3Credentials::Profile("audit writer".into()));
+    let found = much.role.unwrap();
+    assert_eq!((found.arn.as_str(), found.external_id.as_deref()), (role, Some("acme:7")));
+    assert_eq!(found.session_name, "pulumi-audit-forwarder");
+    assert!(much.fips && much.dual_stack);
+    assert_eq!(much.encryption, Some(S3Encryption::Kms { key_id: Some("alias/audit".into()) }));
+    let retain = Duration::from_secs(2_555 * 86_400);
+    assert_eq!(much.object_lock, Some(S3ObjectLock { mode: S3LockMode::Compliance, retain }));
+    assert_eq!(much.storage_class.as_deref(), Some("STANDARD_IA"));
+    assert_eq!(much.expected_bucket_owner.as_deref(), Some("123456789012"));
+    assert_eq!(much.checksums, S3Checksums::WhenRequired);
+
+    let governed = s3("sse = \"AES256\"\nobject_lock.mode = \"GOVERNANCE\"\nobject_lock.retain = \"1d\"\n");
+    assert_eq!(governed.encryption, Some(S3Encryption::Store));
+    assert_eq!(governed.object_lock.unwrap().mode, S3LockMode::Governance);
+}
+
+#[test]
 fn a_path_is_relative_to_the_file_it_stands_in() {
     let written = Written::new("")
         .file(
@@ -671,11 +707,29 @@ fn every_mistake_is_answered_with_its_place_and_remedy() {
     say("S3: half a key", s3("bucket = \"acme-audit\"\naccess_key_id = \"AKIA\""));
     say("S3: the other half", s3("bucket = \"acme-audit\"\nsecret_access_key = { file = \"../token\" }"));
     say("S3: endpoint unencrypted", s3("bucket = \"acme-audit\"\nendpoint_url = \"http://10.0.0.1:9000\""));
+    let s3_with = |text: &str| s3(&format!("bucket = \"acme-audit\"\n{text}"));
+    say("S3: profile and key", s3_with("profile = \"audit\"\naccess_key_id = \"AKIA\""));
+    say("S3: role by its name", s3_with("role_arn = \"audit-writer\""));
+    say("S3: role of another service", s3_with("role_arn = \"arn:aws:sts::123456789012:assumed-role/x/y\""));
+    say("S3: session without a role", s3_with("external_id = \"acme-7\"\nsession_name = \"audit\""));
     say(
-        "S3: not yet",
-        s3(
-            "bucket = \"acme-audit\"\nrole_arn = \"arn:aws:iam::0:role/x\"\nsse = \"aws:kms\"\nobject_lock = { mode = \"COMPLIANCE\", retain = \"1d\" }",
+        "S3: odd session",
+        s3_with(
+            "role_arn = \"arn:aws:iam::123456789012:role/x\"\nexternal_id = \"a b\"\nsession_name = \"x\"",
         ),
+    );
+    say("S3: encryption", s3_with("sse = \"kms\""));
+    say("S3: key without its encryption", s3_with("sse = \"AES256\"\nkms_key_id = \"alias/audit\""));
+    say("S3: lock incomplete", s3_with("object_lock = {}"));
+    say("S3: lock", s3_with("object_lock = { mode = \"governance\", retain = \"2555\", days = 7 }"));
+    say("S3: lock too short", s3_with("object_lock = { mode = \"COMPLIANCE\", retain = \"1h\" }"));
+    say(
+        "S3: class, owner and checksums",
+        s3_with("storage_class = \"standard-ia\"\nexpected_bucket_owner = \"1234\"\nchecksums = \"never\""),
+    );
+    say(
+        "S3: endpoint and a choice among endpoints",
+        s3_with("endpoint_url = \"https://s3.example\"\nfips = true\ndual_stack = true"),
     );
     say("file: no path", org("org = \"a\"\nsource.token.file = \"../token\"\n[file]\n"));
     say(

@@ -136,6 +136,12 @@ pub trait Store: Send {
     /// What an object's lines are, and how the store refers to it; `None` when there is none.
     async fn lines(&mut self, key: &str) -> Result<Option<(Lines, Entry)>, Obstacle>;
 
+    /// Sees to it that a piece of ours that was found in place is kept as one just created is: what the place was told to keep
+    /// may have changed since, and what a store did with the first try nobody saw.
+    async fn keep(&mut self, _key: &str, _piece: Piece<'_>) -> Result<(), Obstacle> {
+        Ok(())
+    }
+
     async fn secret_changed(&mut self) -> bool;
 
     /// As [`Destination::check`]; the write probe is the archive's business.
@@ -163,6 +169,9 @@ impl<S: Store> Archive<S> {
             match created {
                 Ok(Creation::New(_)) => {}
                 Ok(Creation::Exists) => {
+                    if let Err(obstacle) = self.store.keep(PROBE_KEY, Piece::Probe).await {
+                        return Answer::from(obstacle).into();
+                    }
                     let place = self.store.locate(PROBE_KEY);
                     return Outcome::Ok(format!("{place} can be written, and was not overwritten"));
                 }
@@ -203,7 +212,7 @@ impl<S: Store> Archive<S> {
             return Err(Obstacle::Ambiguous(format!("{} exists and is absent", self.store.locate(&key))));
         };
         if found == chunk.claim {
-            return Ok(());
+            return self.store.keep(&key, Piece::Claim).await;
         }
         let theirs = serde_json::from_slice::<Claim>(&found).ok().map(|claim| claim.summary.instance);
         let ours = serde_json::from_slice::<Claim>(&chunk.claim).ok().map(|claim| claim.summary.instance);
@@ -226,7 +235,10 @@ impl<S: Store> Archive<S> {
             return Err(Obstacle::Ambiguous(format!("{} exists and is absent", self.store.locate(&key))));
         };
         match lines {
-            Lines::Sha256(found) if found == hex(&chunk.sha256) => Ok(entry),
+            Lines::Sha256(found) if found == hex(&chunk.sha256) => {
+                self.store.keep(&key, Piece::Object(chunk)).await?;
+                Ok(entry)
+            }
             Lines::Sha256(_) => {
                 Err(self.fenced(chunk, format!("{} holds other events", self.store.locate(&key))))
             }

@@ -2,11 +2,17 @@
 //!
 //! A piece is one PUT with `If-None-Match: *`, sent from memory with a SHA-256 checksum that the store verifies and keeps. The
 //! SDK's own retries are off: a repeat it made in silence would meet its own success and call it a stranger's. What an answer
-//! means is [`answer`]'s business, how the store is reached is [`client`]'s; no other module knows the SDK.
+//! means is [`answer`]'s business, how the store is reached is [`client`]'s, how it keeps what it is given is [`keeping`]'s, what
+//! a refusal asks of a person is [`remedy`]'s; no other module knows the SDK.
+//!
+//! *Why an object that is there already is asked for its metadata and not for itself:* it may lie in a storage class that has to be
+//! restored before it can be read, and its metadata says what its lines are.
 
 mod answer;
 mod check;
 pub mod client;
+mod keeping;
+mod remedy;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +22,21 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
+use aws_sdk_s3::operation::get_object_retention::GetObjectRetentionError;
+use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
+use aws_sdk_s3::operation::put_object_retention::PutObjectRetentionError;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ObjectLockEnabled, ObjectLockRetention, ServerSideEncryption};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
 use self::answer::{Meaning, Refused};
-use self::client::{Connections, SecretSeen};
+use self::client::{Connected, Connections, SecretSeen};
+use self::keeping::Lock;
 use crate::chunk::CHUNK_LINES_BYTES_MAX;
+use crate::clock::Clock;
 use crate::config::settings::{S3Credentials, S3Settings};
 use crate::destination::archive::{
     Archive, Creation, Entry, Lines, Obstacle, Piece, SHA256_METADATA, Store, lines_of,
@@ -32,9 +44,6 @@ use crate::destination::archive::{
 use crate::destination::{DestinationName, PauseReason, Problem};
 use crate::event::OrgId;
 use crate::probe::trial::{How, Trial};
-
-/// What every permission problem names: there is no Delete among them.
-const ACTIONS: &str = "s3:PutObject, s3:GetObject and s3:ListBucket";
 
 /// The `s3` destination of one org. Touches nothing before it is used.
 ///
@@ -44,8 +53,9 @@ pub fn destination(
     settings: &S3Settings,
     org: &OrgId,
     connections: &Connections,
+    clock: &Clock,
 ) -> Result<Archive<Bucket>, Problem> {
-    Bucket::new(settings, org, connections).map(|bucket| Archive::new(org.clone(), bucket))
+    Bucket::new(settings, org, connections, clock).map(|bucket| Archive::new(org.clone(), bucket))
 }
 
 /// A bucket, below a prefix, as a [`Store`].
@@ -53,20 +63,30 @@ pub struct Bucket {
     settings: S3Settings,
     org: OrgId,
     connections: Connections,
-    /// `None` until it is used, and again when its credentials were refused.
-    client: Option<Client>,
+    clock: Clock,
+    /// `None` until it is used, and when there were no credentials for it.
+    connected: Option<Connected>,
     secret: SecretSeen,
+    /// A piece of this process has been read back and was locked as asked.
+    locks: bool,
 }
 
 impl Bucket {
-    fn new(settings: &S3Settings, org: &OrgId, connections: &Connections) -> Result<Bucket, Problem> {
+    fn new(
+        settings: &S3Settings,
+        org: &OrgId,
+        connections: &Connections,
+        clock: &Clock,
+    ) -> Result<Bucket, Problem> {
         connections.http(settings.ca_file.as_deref())?;
         Ok(Bucket {
             settings: settings.clone(),
             org: org.clone(),
             connections: connections.clone(),
-            client: None,
+            clock: clock.clone(),
+            connected: None,
             secret: SecretSeen::Nothing,
+            locks: false,
         })
     }
 
@@ -89,26 +109,29 @@ impl Bucket {
     {
         let mut reloaded = false;
         let mut skewed = false;
+        let mut stale = None;
         loop {
-            let client = match &self.client {
-                Some(client) => client.clone(),
+            let connected = match &self.connected {
+                Some(connected) => connected,
                 None => {
-                    let made = client::connect(&self.settings, &self.connections, &mut self.secret).await?;
-                    self.client.insert(made).clone()
+                    let made = self.connections.store(&self.settings, stale, &mut self.secret).await?;
+                    self.connected.insert(made)
                 }
             };
-            let refused = match send(client).await {
+            let made = connected.made();
+            let refused = match send(connected.client.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => Refused::new(asked, &error),
             };
             match refused.meaning {
                 Meaning::CredentialsRefused if !reloaded => {
                     reloaded = true;
-                    self.client = None;
+                    (self.connected, stale) = (None, Some(made));
                 }
                 Meaning::Skewed if !skewed => skewed = true,
-                Meaning::CredentialsRefused | Meaning::CredentialsMissing => {
-                    self.client = None;
+                Meaning::CredentialsRefused | Meaning::CredentialsMissing | Meaning::RoleDenied => {
+                    self.connected = None;
+                    self.connections.forget(&self.settings, made).await;
                     return Err(refused);
                 }
                 _ => return Err(refused),
@@ -119,90 +142,123 @@ impl Bucket {
     async fn get(&mut self, key: &str) -> Result<Option<GetObjectOutput>, Refused> {
         let (bucket, whole) = (self.settings.bucket.clone(), self.whole(key));
         let asked = format!("GET {}", self.locate(key));
+        let owner = self.settings.expected_bucket_owner.clone();
         let got = self
             .ask::<_, GetObjectError, _>(&asked, |client| {
-                client.get_object().bucket(bucket.clone()).key(whole.clone()).send()
+                let get = client.get_object().set_expected_bucket_owner(owner.clone());
+                get.bucket(bucket.clone()).key(whole.clone()).send()
             })
             .await;
-        match got {
-            Ok(output) => Ok(Some(output)),
-            Err(refused) if refused.meaning == Meaning::Absent => Ok(None),
-            Err(refused) => Err(refused),
+        present(got)
+    }
+
+    async fn head(&mut self, key: &str) -> Result<Option<HeadObjectOutput>, Refused> {
+        let (bucket, whole) = (self.settings.bucket.clone(), self.whole(key));
+        let asked = format!("HEAD {}", self.locate(key));
+        let owner = self.settings.expected_bucket_owner.clone();
+        let got = self
+            .ask::<_, HeadObjectError, _>(&asked, |client| {
+                let head = client.head_object().set_expected_bucket_owner(owner.clone());
+                head.bucket(bucket.clone()).key(whole.clone()).send()
+            })
+            .await;
+        present(got)
+    }
+
+    /// The lock of a piece, where the store knows of locks.
+    async fn lock(&mut self, key: &str) -> Result<Option<ObjectLockRetention>, Obstacle> {
+        let (bucket, whole) = (self.settings.bucket.clone(), self.whole(key));
+        let asked = format!("GET {}?retention", self.locate(key));
+        let owner = self.settings.expected_bucket_owner.clone();
+        let got = self
+            .ask::<_, GetObjectRetentionError, _>(&asked, |client| {
+                let get = client.get_object_retention().set_expected_bucket_owner(owner.clone());
+                get.bucket(bucket.clone()).key(whole.clone()).send()
+            })
+            .await;
+        match present(got) {
+            Ok(output) => Ok(output.and_then(|output| output.retention)),
+            Err(refused) => Err(self.lock_obstacle(refused)),
         }
     }
 
-    /// What a refusal means for whoever waits, and what a person can do about it.
-    fn obstacle(&self, refused: Refused) -> Obstacle {
-        let Refused { meaning, cause } = refused;
-        let bucket = &self.settings.bucket;
-        let below = self.locate("");
-        let (reason, remedy) = match meaning {
-            // `create` and `get` have taken these for what they are; anywhere else they decide nothing.
-            Meaning::Exists | Meaning::Absent | Meaning::Ambiguous => return Obstacle::Ambiguous(cause),
-            Meaning::Throttled(wait) => return Obstacle::Throttled { wait, cause },
-            Meaning::CredentialsRefused | Meaning::CredentialsMissing => {
-                (PauseReason::Credentials, self.credentials_remedy())
-            }
-            Meaning::Skewed => (
-                PauseReason::Configuration,
-                "correct this machine's clock: the store does not accept its signatures, and says no time to learn from".into(),
-            ),
-            Meaning::Denied => (
-                PauseReason::Permission,
-                format!(
-                    "allow this identity {ACTIONS} on bucket `{bucket}` for {below}*; look at the bucket policy too, \
-                     at Object Lock, and, with a KMS key, at kms:GenerateDataKey and kms:Decrypt"
-                ),
-            ),
-            Meaning::KeyDenied => (
-                PauseReason::Permission,
-                format!(
-                    "enable the KMS key of bucket `{bucket}` and allow this identity kms:GenerateDataKey and kms:Decrypt on it"
-                ),
-            ),
-            Meaning::NoBucket => (
-                PauseReason::Configuration,
-                format!("create bucket `{bucket}`, or correct `bucket`, `region` or `endpoint_url` of [s3]"),
-            ),
-            Meaning::Elsewhere(Some(region)) => (
-                PauseReason::Configuration,
-                format!("set `region = \"{}\"` in [s3]", region.chars().take(40).collect::<String>()),
-            ),
-            Meaning::Elsewhere(None) => (
-                PauseReason::Configuration,
-                format!("set `region` or `endpoint_url` of [s3] to where bucket `{bucket}` is"),
-            ),
-            Meaning::NoRegion => (
-                PauseReason::Configuration,
-                "set `region` in [s3], or `endpoint_url` for a store that has none".into(),
-            ),
-            Meaning::Unconditional => (
-                PauseReason::Configuration,
-                "use a store that knows `If-None-Match` on PUT: without it two instances could overwrite each other".into(),
-            ),
-            Meaning::Untrusted => (
-                PauseReason::Configuration,
-                "set `ca_file` of [s3] to the authority that signed the store's certificate, or have that one replaced".into(),
-            ),
-            Meaning::Wrong => {
-                (PauseReason::Configuration, "correct [s3] in the configuration as the answer says".into())
-            }
-        };
-        Obstacle::Paused(Problem { reason, cause, remedy: format!("{remedy}; nothing is lost meanwhile") })
+    /// Locks a piece that is there already and has no such lock.
+    async fn lock_late(&mut self, key: &str, lock: Lock) -> Result<(), Obstacle> {
+        let (bucket, whole) = (self.settings.bucket.clone(), self.whole(key));
+        let asked = format!("PUT {}?retention", self.locate(key));
+        let owner = self.settings.expected_bucket_owner.clone();
+        let put = self
+            .ask::<_, PutObjectRetentionError, _>(&asked, |client| {
+                let put = client.put_object_retention().set_expected_bucket_owner(owner.clone());
+                put.bucket(bucket.clone()).key(whole.clone()).retention(lock.retention()).send()
+            })
+            .await;
+        put.map(|_| ()).map_err(|refused| self.lock_obstacle(refused))
     }
 
-    fn credentials_remedy(&self) -> String {
-        match &self.settings.credentials {
-            S3Credentials::Static { access_key_id, secret_access_key } => format!(
-                "put the secret of access key `{access_key_id}` into {}, or set another `access_key_id`; the secret is read again at every try",
-                secret_access_key.place
-            ),
-            S3Credentials::Default => {
-                "give this process credentials of the AWS default chain (environment, profile, web identity, \
-                 container or instance role), or set `access_key_id` and `secret_access_key` in [s3]"
-                    .into()
-            }
+    /// Reads the lock of a piece back that was just uploaded or locked.
+    async fn see_lock(&mut self, key: &str, lock: Lock) -> Result<(), Obstacle> {
+        let found = self.lock(key).await?;
+        if lock.is_met(found.as_ref()) {
+            self.locks = true;
+            return Ok(());
         }
+        let (located, said) = (self.locate(key), keeping::said(found.as_ref()));
+        Err(Obstacle::Paused(
+            self.unlocked(format!("{located} was to be locked until {} and has {said}", lock.until)),
+        ))
+    }
+
+    /// Whether the store says that it has encrypted a piece as asked.
+    fn see_encryption(&self, key: &str, found: Option<&ServerSideEncryption>) -> Result<(), Obstacle> {
+        let asked = self.settings.encryption.as_ref();
+        if keeping::is_encrypted(asked, found) {
+            return Ok(());
+        }
+        let (located, found) = (self.locate(key), found.map_or("no encryption", |found| found.as_str()));
+        Err(Obstacle::Paused(Problem {
+            reason: PauseReason::Configuration,
+            cause: format!("{located} is not encrypted as `sse` of [s3] asks: the store names {found}"),
+            remedy: "use a store that encrypts so, or set `sse` to what it does; if the piece was written before `sse` was \
+                     changed, set it back until this chunk is delivered, or have the piece removed; nothing is lost meanwhile"
+                .into(),
+        }))
+    }
+
+    /// Whether the bucket has Object Lock, as far as it may be asked.
+    async fn lockable(&mut self) -> Result<&'static str, Obstacle> {
+        let bucket = self.settings.bucket.clone();
+        let asked = format!("GET s3://{bucket}?object-lock");
+        let owner = self.settings.expected_bucket_owner.clone();
+        let got = self
+            .ask(&asked, |client| {
+                let get = client.get_object_lock_configuration().set_expected_bucket_owner(owner.clone());
+                get.bucket(bucket.clone()).send()
+            })
+            .await;
+        match present(got) {
+            Ok(output) => {
+                let lock = output.and_then(|output| output.object_lock_configuration);
+                match lock.and_then(|lock| lock.object_lock_enabled) {
+                    Some(ObjectLockEnabled::Enabled) => Ok("the bucket has it"),
+                    _ => Err(Obstacle::Paused(self.unlocked(format!("{asked}: the bucket has no Object Lock")))),
+                }
+            }
+            // It is needed here only: the first piece that is written shows the same.
+            Err(refused) if refused.meaning == Meaning::Denied => {
+                Ok("not looked at, which needs s3:GetBucketObjectLockConfiguration; the first object that is written shows it")
+            }
+            Err(refused) => Err(self.lock_obstacle(refused)),
+        }
+    }
+}
+
+/// What was found, if anything.
+fn present<T>(got: Result<T, Refused>) -> Result<Option<T>, Refused> {
+    match got {
+        Ok(output) => Ok(Some(output)),
+        Err(refused) if refused.meaning == Meaning::Absent => Ok(None),
+        Err(refused) => Err(refused),
     }
 }
 
@@ -221,6 +277,8 @@ impl Store for Bucket {
         let (bucket, whole) = (self.settings.bucket.clone(), self.whole(key));
         let checksum = STANDARD.encode(Sha256::digest(body));
         let metadata = piece.metadata();
+        let lock = self.settings.object_lock.map(|lock| Lock::of(&lock, piece, self.clock.now()));
+        let settings = self.settings.clone();
         let created = self
             .ask(&asked, |client| {
                 let put = client
@@ -229,20 +287,37 @@ impl Store for Bucket {
                     .key(whole.clone())
                     .if_none_match("*")
                     .content_type(piece.content_type())
-                    .checksum_sha256(checksum.clone())
                     .body(ByteStream::from(body.clone()));
+                let put = keeping::asked_for(put, &settings, piece, lock, &checksum);
                 metadata.iter().fold(put, |put, (name, value)| put.metadata(*name, value)).send()
             })
             .await;
-        match created {
-            // Whoever stores something names it; an answer without a name may carry an error in its body.
-            Ok(output) => match output.e_tag {
-                Some(tag) => Ok(Creation::New(Entry { status: 200, reference: tag })),
-                None => Err(Obstacle::Ambiguous(format!("{asked}: 200 without an ETag"))),
-            },
-            Err(refused) if refused.meaning == Meaning::Exists => Ok(Creation::Exists),
-            Err(refused) => Err(self.obstacle(refused)),
+        let output = match created {
+            Ok(output) => output,
+            Err(refused) if refused.meaning == Meaning::Exists => return Ok(Creation::Exists),
+            // A bucket without Object Lock refuses the whole request; Amazon's says why, in words, others do not.
+            Err(refused) if lock.is_some() && refused.cause.contains("Object Lock") => {
+                return Err(self.lock_obstacle(refused));
+            }
+            Err(refused)
+                if lock.is_some() && matches!(refused.meaning, Meaning::Wrong | Meaning::Unconditional) =>
+            {
+                return Err(match self.lockable().await {
+                    Ok(_) => self.obstacle(refused),
+                    Err(obstacle) => obstacle,
+                });
+            }
+            Err(refused) => return Err(self.obstacle(refused)),
+        };
+        // Whoever stores something names it; an answer without a name may carry an error in its body.
+        let Some(tag) = output.e_tag else {
+            return Err(Obstacle::Ambiguous(format!("{asked}: 200 without an ETag")));
+        };
+        self.see_encryption(key, output.server_side_encryption.as_ref())?;
+        if let Some(lock) = lock.filter(|_| !self.locks) {
+            self.see_lock(key, lock).await?;
         }
+        Ok(Creation::New(Entry { status: 200, reference: tag }))
     }
 
     async fn read(&mut self, key: &str, bytes_max: usize) -> Result<Option<Bytes>, Obstacle> {
@@ -253,13 +328,15 @@ impl Store for Bucket {
     }
 
     async fn lines(&mut self, key: &str) -> Result<Option<(Lines, Entry)>, Obstacle> {
-        let got = self.get(key).await.map_err(|refused| self.obstacle(refused))?;
-        let Some(output) = got else { return Ok(None) };
+        let head = self.head(key).await.map_err(|refused| self.obstacle(refused))?;
+        let Some(output) = head else { return Ok(None) };
         let entry = Entry { status: 200, reference: output.e_tag.clone().unwrap_or_default() };
         let kept = output.metadata.as_ref().and_then(|metadata| metadata.get(SHA256_METADATA));
         if let Some(sha256) = kept {
             return Ok(Some((Lines::Sha256(sha256.to_ascii_lowercase()), entry)));
         }
+        let got = self.get(key).await.map_err(|refused| self.obstacle(refused))?;
+        let Some(output) = got else { return Ok(None) };
         let bytes_max = usize::try_from(CHUNK_LINES_BYTES_MAX).unwrap_or(usize::MAX);
         let cut = |error| Obstacle::Ambiguous(format!("GET {}: {error}", self.locate(key)));
         let body = first(output.body, bytes_max).await.map_err(cut)?;
@@ -267,6 +344,21 @@ impl Store for Bucket {
             Ok(lines) => Ok(Some((lines, entry))),
             Err(_) => Err(Obstacle::Ambiguous("the work on the object was cut off".into())),
         }
+    }
+
+    async fn keep(&mut self, key: &str, piece: Piece<'_>) -> Result<(), Obstacle> {
+        if self.settings.encryption.is_some() {
+            let head = self.head(key).await.map_err(|refused| self.obstacle(refused))?;
+            self.see_encryption(key, head.and_then(|head| head.server_side_encryption).as_ref())?;
+        }
+        let Some(asked) = self.settings.object_lock else { return Ok(()) };
+        let found = self.lock(key).await?;
+        if keeping::is_of(asked.mode, found.as_ref()) {
+            return Ok(());
+        }
+        let lock = Lock::of(&asked, piece, self.clock.now());
+        self.lock_late(key, lock).await?;
+        self.see_lock(key, lock).await
     }
 
     async fn secret_changed(&mut self) -> bool {

@@ -8,7 +8,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::config::settings::{
-    AzureIdentity, Columns, FileSettings, S3Credentials, S3Settings, SentinelSettings, SourceSettings, Start,
+    AzureIdentity, Columns, FileSettings, S3Checksums, S3Credentials, S3Settings, SentinelSettings,
+    SourceSettings, Start,
 };
 use crate::destination::{PauseReason, Problem, WaitReason};
 use crate::journal::Outstanding;
@@ -58,6 +59,14 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
             endpoint_url: None,
             force_path_style: false,
             credentials: S3Credentials::Default,
+            fips: false,
+            dual_stack: false,
+            role: None,
+            encryption: None,
+            object_lock: None,
+            storage_class: None,
+            expected_bucket_owner: None,
+            checksums: S3Checksums::WhenSupported,
             ca_file: None,
         }),
         file: has(DestinationName::File).then(|| FileSettings { path: PathBuf::from("/nowhere") }),

@@ -36,19 +36,24 @@ pub(crate) async fn command(world: &World, arguments: &[&str]) -> Output {
     bare(&[&["--config", &world.paths.config.to_string_lossy()], arguments].concat()).await
 }
 
-/// The same with environment variables.
-pub(crate) async fn command_in(world: &World, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    bare_in(&[&["--config", &world.paths.config.to_string_lossy()], arguments].concat(), variables).await
+/// The same with the environment of AWS's own tools: nothing of this process's, a home below the world, and `variables`.
+pub(crate) async fn command_in(world: &World, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(binary());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command.arg("--config").arg(&world.paths.config).args(arguments);
+    // Nothing may be asked beyond loopback; who simulates an instance says so.
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+    command.env("HOME", &world.paths.root).env_remove("HTTPS_PROXY").env_remove("HTTP_PROXY");
+    command.envs(variables.iter().copied()).kill_on_drop(true);
+    command.output().await.expect("the binary starts")
 }
 
 /// The binary with nothing but these arguments.
 pub(crate) async fn bare(arguments: &[&str]) -> Output {
-    bare_in(arguments, &[]).await
-}
-
-async fn bare_in(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = tokio::process::Command::new(binary());
-    command.args(arguments).env_remove("PAF_CONFIG").envs(variables.iter().copied()).kill_on_drop(true);
+    command.args(arguments).env_remove("PAF_CONFIG").kill_on_drop(true);
     command.output().await.expect("the binary starts")
 }
 

@@ -25,7 +25,7 @@ async fn identity(daemon: &mut Daemon) -> String {
 
 /// What `check` says of Sentinel, in whole.
 async fn checked(world: &World, variables: &[(&str, &str)]) -> (bool, String) {
-    let ended = command_in(world, &["check"], variables).await;
+    let ended = command_in(world, variables, &["check"]).await;
     let said = format!("{}{}", out(&ended), err(&ended));
     let line = said.lines().find(|line| line.contains("sentinel  ")).unwrap_or(&said);
     (ended.status.success(), line.to_owned())

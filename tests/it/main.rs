@@ -8,6 +8,7 @@ mod world;
 #[path = "world.rs"]
 mod the_world;
 
+mod aws;
 mod checking;
 mod commands;
 mod delivery;

@@ -63,7 +63,7 @@ pub struct Builder {
     behaviour: Behaviour,
     clock: WorldClock,
     seed: u64,
-    s3: bool,
+    s3: Option<s3::Kind>,
     events: usize,
     certificate: Leaf,
     directory: Option<PathBuf>,
@@ -92,8 +92,12 @@ impl Builder {
     }
 
     /// With an S3 server, which takes a few seconds to start once per process.
-    pub fn with_s3(mut self) -> Self {
-        self.s3 = true;
+    pub fn with_s3(self) -> Self {
+        self.with_s3_of(s3::Kind::Plain)
+    }
+
+    pub fn with_s3_of(mut self, kind: s3::Kind) -> Self {
+        self.s3 = Some(kind);
         self
     }
 
@@ -146,7 +150,10 @@ impl Builder {
             entra_http: Server::start(Arc::clone(&entra), None).await,
             ingestion_http: Server::start(Arc::clone(&ingestion), None).await,
             ingestion_tls: Server::start(Arc::clone(&ingestion), tls()).await,
-            s3: if self.s3 { Some(S3::start(self.clock.clone()).await) } else { None },
+            s3: match self.s3 {
+                Some(kind) => Some(S3::start(self.clock.clone(), kind).await),
+                None => None,
+            },
             pulumi,
             entra,
             ingestion,
@@ -193,7 +200,7 @@ impl World {
             behaviour: Behaviour::default(),
             clock: WorldClock::system(),
             seed: 1,
-            s3: false,
+            s3: None,
             events: 0,
             certificate: Leaf::Good,
             directory: None,

@@ -1,5 +1,7 @@
 //! S3: a real server, with faults in front of it, and a way to read what is really stored.
 
+pub mod giver;
+pub mod moto;
 pub mod proxy;
 pub mod reader;
 pub mod seaweed;
@@ -14,6 +16,17 @@ use super::verdict::Cut;
 use proxy::{Fault, Proxy, Scope};
 use reader::Bucket;
 
+/// What stands behind the faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// SeaweedFS.
+    Plain,
+    /// SeaweedFS, and the bucket has Object Lock.
+    Locking,
+    /// moto, which takes any key of KMS and any signature.
+    Moto,
+}
+
 /// One test's bucket and its own faults; the server behind is shared.
 pub struct S3 {
     pub proxy: Arc<Proxy>,
@@ -23,12 +36,16 @@ pub struct S3 {
 }
 
 impl S3 {
-    pub async fn start(clock: WorldClock) -> Self {
-        let seaweed = seaweed::shared().await;
-        let direct = format!("http://{}", seaweed.address);
+    pub async fn start(clock: WorldClock, kind: Kind) -> Self {
+        let address = match kind {
+            Kind::Plain | Kind::Locking => seaweed::shared().await.address,
+            Kind::Moto => moto::shared().await.address,
+        };
+        let direct = format!("http://{address}");
         let unlike_others = Chance::seeded(u64::from(std::process::id()) ^ unique()).hex(8);
-        let bucket = Bucket::create(&direct, &format!("audit-{}-{unlike_others}", std::process::id())).await;
-        let proxy = Arc::new(Proxy::new(seaweed.address, clock));
+        let name = format!("audit-{}-{unlike_others}", std::process::id());
+        let bucket = Bucket::create(&direct, &name, kind == Kind::Locking).await;
+        let proxy = Arc::new(Proxy::new(address, clock));
         let server = Server::start(Arc::clone(&proxy), None).await;
         Self { proxy, server, bucket }
     }

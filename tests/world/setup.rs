@@ -21,6 +21,8 @@ pub struct OrgSetup {
     pub start: Option<String>,
     pub sentinel: bool,
     pub s3: bool,
+    /// The forwarder is told the key of [`super::s3::seaweed`]; otherwise it must find one.
+    pub s3_key: bool,
     pub file: bool,
     pub columns: Option<String>,
     /// Azure's endpoint over TLS rather than plain HTTP.
@@ -44,6 +46,7 @@ impl OrgSetup {
             start: None,
             sentinel: false,
             s3: false,
+            s3_key: true,
             file: false,
             columns: None,
             https: false,
@@ -190,15 +193,19 @@ pub fn write_org(world: &World, setup: &OrgSetup) {
     }
     if setup.s3 {
         let s3 = world.s3();
-        let secret = paths.write_secret("s3-secret-access-key", SECRET_KEY);
         writeln!(
             text,
             "\n[s3]\nbucket = {bucket:?}\nprefix = {PREFIX:?}\nregion = {REGION:?}\nendpoint_url = {endpoint:?}\n\
-             force_path_style = true\naccess_key_id = {ACCESS_KEY:?}\nsecret_access_key = {{ file = {secret:?} }}",
+             force_path_style = true",
             bucket = s3.bucket.name,
             endpoint = s3.endpoint(),
         )
         .expect("memory takes it");
+        if setup.s3_key {
+            let secret = paths.write_secret("s3-secret-access-key", SECRET_KEY);
+            writeln!(text, "access_key_id = {ACCESS_KEY:?}\nsecret_access_key = {{ file = {secret:?} }}")
+                .expect("memory takes it");
+        }
         text.push_str(&setup.more_s3);
     }
     if setup.file {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ConnectorError, ErrorMetadata, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
@@ -42,6 +42,10 @@ pub(super) enum Meaning {
     /// The key that the bucket encrypts with.
     KeyDenied,
     NoBucket,
+    /// The role that the configured or found credentials were to assume.
+    RoleDenied,
+    /// It is stored where it cannot be read before somebody has it restored.
+    Frozen,
     /// The bucket is in another region, which may have been named.
     Elsewhere(Option<String>),
     NoRegion,
@@ -109,6 +113,8 @@ fn answered(status: u16, code: &str, wait: Option<Duration>, region: Option<Stri
             Meaning::Elsewhere(region)
         }
         (400..=499, code) if code.starts_with("KMS") => Meaning::KeyDenied,
+        (_, "InvalidObjectState") => Meaning::Frozen,
+        (_, "NoSuchObjectLockConfiguration" | "ObjectLockConfigurationNotFoundError") => Meaning::Absent,
 
         (412, _) => Meaning::Exists,
         (404, _) if code == "NoSuchKey" || code == "NotFound" => Meaning::Absent,
@@ -131,16 +137,24 @@ fn answered(status: u16, code: &str, wait: Option<Duration>, region: Option<Stri
 fn unanswered<E: Error + 'static>(error: &SdkError<E>) -> Meaning {
     let mut broken = false;
     let mut credentials = None;
+    let mut said = None;
     for cause in chain(error) {
         if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref::<rustls::Error>() {
             return Meaning::Untrusted;
         }
         if let Some(connector) = cause.downcast_ref::<ConnectorError>() {
-            broken |= connector.is_io() || connector.is_timeout();
+            broken |= !connector.is_user();
         }
         if let Some(error) = cause.downcast_ref::<CredentialsError>() {
             credentials = Some(error);
         }
+        // The error of the service that gives credentials out: errors of the store itself have come with its answer.
+        if let Some(meta) = cause.downcast_ref::<ErrorMetadata>() {
+            said = Some(meta.code().unwrap_or_default());
+        }
+    }
+    if let (Some(_), Some(code)) = (credentials, said) {
+        return not_given(code);
     }
     match credentials {
         // The service that gives credentials out was slow, or out of reach.
@@ -156,6 +170,26 @@ fn unanswered<E: Error + 'static>(error: &SdkError<E>) -> Meaning {
     }
 }
 
+/// What it means that a service gave no credentials out, by its code.
+fn not_given(code: &str) -> Meaning {
+    match answered(403, code, None, None) {
+        Meaning::CredentialsRefused => Meaning::CredentialsRefused,
+        Meaning::Skewed => Meaning::Skewed,
+        // How long is said to the SDK, which has tried again already.
+        Meaning::Ambiguous | Meaning::Throttled(_) => Meaning::Ambiguous,
+        _ => match code {
+            "AccessDenied" | "AccessDeniedException" => Meaning::RoleDenied,
+            ""
+            | "ServiceUnavailable"
+            | "ServiceUnavailableException"
+            | "InternalFailure"
+            | "IDPCommunicationError"
+            | "PriorRequestNotComplete" => Meaning::Ambiguous,
+            _ => Meaning::CredentialsMissing,
+        },
+    }
+}
+
 /// An error and its causes, outermost first. An `io::Error` hides the error inside it from [`Error::source`].
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| match error.downcast_ref::<io::Error>() {
@@ -166,7 +200,12 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 
 /// The text of the innermost cause, which is the one that says something.
 pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
-    cut(&chain(error).last().map(ToString::to_string).unwrap_or_default())
+    let Some(last) = chain(error).last() else { return String::new() };
+    // The SDK's words for this speak of its own parts.
+    match last.downcast_ref::<CredentialsError>() {
+        Some(CredentialsError::CredentialsNotLoaded(_)) => "no credentials were found".into(),
+        _ => cut(&last.to_string()),
+    }
 }
 
 fn cut(text: &str) -> String {
@@ -222,6 +261,9 @@ mod tests {
             (403, "AccessDenied", None, Meaning::Denied),
             (403, "", None, Meaning::Denied),
             (400, "KMS.DisabledException", None, Meaning::KeyDenied),
+            (403, "InvalidObjectState", None, Meaning::Frozen),
+            (404, "NoSuchObjectLockConfiguration", None, Meaning::Absent),
+            (404, "ObjectLockConfigurationNotFoundError", None, Meaning::Absent),
             (301, "PermanentRedirect", None, Meaning::Elsewhere(west())),
             (307, "TemporaryRedirect", None, Meaning::Elsewhere(west())),
             (400, "AuthorizationHeaderMalformed", None, Meaning::Elsewhere(west())),
@@ -231,6 +273,22 @@ mod tests {
         ];
         for (status, code, wait, meaning) in table {
             assert_eq!(answered(status, code, wait, west()), meaning, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_gives_no_credentials_out_is_waited_for_unless_it_will_say_the_same_again() {
+        for (code, meaning) in [
+            ("AccessDenied", Meaning::RoleDenied),
+            ("ExpiredToken", Meaning::CredentialsRefused),
+            ("InvalidClientTokenId", Meaning::CredentialsRefused),
+            ("SignatureDoesNotMatch", Meaning::CredentialsRefused),
+            ("Throttling", Meaning::Ambiguous),
+            ("ServiceUnavailable", Meaning::Ambiguous),
+            ("", Meaning::Ambiguous),
+            ("ValidationError", Meaning::CredentialsMissing),
+        ] {
+            assert_eq!(not_given(code), meaning, "{code}");
         }
     }
 }

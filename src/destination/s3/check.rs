@@ -1,7 +1,7 @@
 //! What is tried of a bucket: listing and reading below the prefix, what Object Lock does there, and the clock. Writes nothing.
 //!
-//! *Why Object Lock never fails:* the archive needs neither the lock nor the permission to read its state
-//! (`s3:GetBucketObjectLockConfiguration`); whoever set it up wants to see that it is there.
+//! *Why Object Lock fails only where `object_lock` asks for it:* without that the archive needs neither the lock nor the permission
+//! to read its state (`s3:GetBucketObjectLockConfiguration`); whoever set it up wants to see that it is there.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,7 +27,10 @@ impl Bucket {
         let mut trials = vec![self.list(&dates).await];
         if !trials.iter().any(Trial::ends) {
             trials.push(self.read_one().await);
-            trials.push(self.object_lock().await);
+            trials.push(match self.settings.object_lock {
+                Some(_) => self.needed_lock().await,
+                None => self.object_lock().await,
+            });
         }
         trials.extend(dates.trial(&self.locate("")));
         trials
@@ -36,14 +39,17 @@ impl Bucket {
     async fn list(&mut self, dates: &Dates) -> Trial {
         let (bucket, below) = (self.settings.bucket.clone(), self.whole("_chain/"));
         let asked = format!("LIST {}", self.locate("_chain/"));
+        let owner = self.settings.expected_bucket_owner.clone();
+        let role = self.settings.role.as_ref().map(|role| format!(" as {}", role.arn)).unwrap_or_default();
         let listed = self
             .ask(&asked, |client| {
-                let list = client.list_objects_v2().bucket(bucket.clone()).prefix(below.clone()).max_keys(1);
+                let list = client.list_objects_v2().set_expected_bucket_owner(owner.clone());
+                let list = list.bucket(bucket.clone()).prefix(below.clone()).max_keys(1);
                 list.customize().interceptor(dates.clone()).send()
             })
             .await;
         let outcome = match listed {
-            Ok(_) => Outcome::Ok(format!("{} can be listed", self.locate(""))),
+            Ok(_) => Outcome::Ok(format!("{} can be listed{role}", self.locate(""))),
             Err(refused) => self.outcome(refused),
         };
         Trial::new("list", outcome)
@@ -59,12 +65,23 @@ impl Bucket {
         Trial::new("read", outcome)
     }
 
+    /// Objects are to be locked, and the bucket must be able to.
+    async fn needed_lock(&mut self) -> Trial {
+        let outcome = match self.lockable().await {
+            Ok(found) => Outcome::Ok(found.to_owned()),
+            Err(obstacle) => crate::destination::Answer::from(obstacle).into(),
+        };
+        Trial::new("object lock", outcome)
+    }
+
+    /// Nothing depends on it.
     async fn object_lock(&mut self) -> Trial {
         let unknown = |why: &str| format!("not known ({why})");
         let Some(client) = self.client.clone() else {
             return Trial::new("object lock", unknown("no connection"));
         };
-        let asked = client.get_object_lock_configuration().bucket(&self.settings.bucket).send();
+        let asked = client.get_object_lock_configuration().bucket(&self.settings.bucket);
+        let asked = asked.set_expected_bucket_owner(self.settings.expected_bucket_owner.clone()).send();
         let found = match tokio::time::timeout(OBJECT_LOCK_DEADLINE, asked).await {
             Err(_) => unknown("no answer"),
             Ok(Ok(answer)) => locked(answer.object_lock_configuration()),

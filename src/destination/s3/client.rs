@@ -1,8 +1,12 @@
-//! How the store is reached: one HTTP client for all orgs, and an S3 client made from settings and the credentials as they stand.
+//! How the store is reached: one HTTP client for all orgs, and one S3 client for all that reach their store in the same way, made
+//! from settings and the credentials as they stand.
 //!
 //! *Why a new S3 client after a refusal, and not a provider that reloads:* the default chain caches what it read (a profile, a
 //! token's exchange) in several places; a client made anew has none of it. Connections are not lost by it: they belong to the
 //! HTTP client.
+//!
+//! *Why orgs share a client:* a thousand orgs with one role need its session once an hour, not a thousand times. Whoever is refused
+//! names the client that was; only the first to do so has another one made.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,10 +16,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{AppName, Credentials, Region, SharedHttpClient, StalledStreamProtectionConfig};
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -25,9 +34,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::answer::{Meaning, Refused};
-use crate::config::settings::{S3Credentials, S3Settings};
+use crate::config::settings::{S3Checksums, S3Credentials, S3Role, S3Settings};
 use crate::destination::{PauseReason, Problem};
-use crate::secret::Fingerprint;
+use crate::secret::{Fingerprint, Place};
 
 /// Most bytes of a certificate authority file.
 const CA_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -60,7 +69,7 @@ impl Default for Deadlines {
     }
 }
 
-/// The HTTP clients, one for each certificate authority file in use. Clones share them.
+/// The HTTP clients, one for each certificate authority file in use, and the S3 clients made of them. Clones share them.
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Shared>);
 
@@ -68,6 +77,69 @@ pub struct Connections(Arc<Shared>);
 struct Shared {
     deadlines: Deadlines,
     clients: Mutex<HashMap<Option<PathBuf>, SharedHttpClient>>,
+    /// No more than there are differing settings.
+    stores: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Option<Connected>>>>>,
+}
+
+/// All of [`S3Settings`] that decides how a store is reached.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Access {
+    region: Option<String>,
+    endpoint_url: Option<String>,
+    force_path_style: bool,
+    fips: bool,
+    dual_stack: bool,
+    profile: Option<String>,
+    /// A fixed key: its id, and where its secret is.
+    key: Option<(String, Place, bool)>,
+    role: Option<S3Role>,
+    checksums: S3Checksums,
+    ca_file: Option<PathBuf>,
+}
+
+impl Access {
+    fn of(settings: &S3Settings) -> Access {
+        let (profile, key) = match &settings.credentials {
+            S3Credentials::Default => (None, None),
+            S3Credentials::Profile(profile) => (Some(profile.clone()), None),
+            S3Credentials::Static { access_key_id, secret_access_key: secret } => {
+                (None, Some((access_key_id.clone(), secret.place.clone(), secret.group_may_read)))
+            }
+        };
+        Access {
+            region: settings.region.clone(),
+            endpoint_url: settings.endpoint_url.clone(),
+            force_path_style: settings.force_path_style,
+            fips: settings.fips,
+            dual_stack: settings.dual_stack,
+            profile,
+            key,
+            role: settings.role.clone(),
+            checksums: settings.checksums,
+            ca_file: settings.ca_file.clone(),
+        }
+    }
+}
+
+/// A client, and what it was made of.
+#[derive(Clone)]
+pub(super) struct Connected {
+    pub(super) client: Client,
+    pub(super) secret: SecretSeen,
+    /// Tells this client from those made before and after it.
+    made: u64,
+    /// Its credentials were refused.
+    stale: bool,
+}
+
+/// Names one client among those that were made for the same settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Made(u64);
+
+impl Connected {
+    pub(super) fn made(&self) -> Made {
+        Made(self.made)
+    }
 }
 
 impl fmt::Debug for Connections {
@@ -78,7 +150,57 @@ impl fmt::Debug for Connections {
 
 impl Connections {
     pub fn new(deadlines: Deadlines) -> Connections {
-        Connections(Arc::new(Shared { deadlines, clients: Mutex::default() }))
+        Connections(Arc::new(Shared { deadlines, ..Shared::default() }))
+    }
+
+    /// These and another HTTP client in place of the one that goes out.
+    #[cfg(test)]
+    pub(super) fn through(http: SharedHttpClient) -> Connections {
+        let shared = Shared { clients: Mutex::new(HashMap::from([(None, http)])), ..Shared::default() };
+        Connections(Arc::new(shared))
+    }
+
+    /// Makes sure that the next one who asks gets another client than this one.
+    pub(super) async fn forget(&self, settings: &S3Settings, refused: Made) {
+        let slot = {
+            let stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
+            stores.get(&Access::of(settings)).cloned()
+        };
+        if let Some(slot) = slot {
+            let mut slot = slot.lock().await;
+            if let Some(connected) = slot.as_mut().filter(|connected| connected.made() == refused) {
+                connected.stale = true;
+            }
+        }
+    }
+
+    /// The client for these settings; a new one where there is none, or only the one whose credentials were `refused`. `seen` is
+    /// told what became of the configured secret, also where there is no client in the end.
+    pub(super) async fn store(
+        &self,
+        settings: &S3Settings,
+        refused: Option<Made>,
+        seen: &mut SecretSeen,
+    ) -> Result<Connected, Refused> {
+        let slot = {
+            let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
+            stores.entry(Access::of(settings)).or_default().clone()
+        };
+        // Held while one is made, so that the others wait for it rather than ask as well.
+        let mut slot = slot.lock().await;
+        let before = slot.as_ref().map_or(0, |connected| connected.made);
+        match &*slot {
+            Some(connected) if !connected.stale && refused != Some(connected.made()) => {
+                *seen = connected.secret;
+                Ok(connected.clone())
+            }
+            _ => {
+                let client = connect(settings, self, seen).await?;
+                let connected = Connected { client, secret: *seen, made: before + 1, stale: false };
+                *slot = Some(connected.clone());
+                Ok(connected)
+            }
+        }
     }
 
     /// The client that trusts the system's authorities and those in `ca_file`.
@@ -147,7 +269,7 @@ pub(super) enum SecretSeen {
 }
 
 /// Reads the credentials as they stand and makes a client of them. Asks the network only for a region that is not configured.
-pub(super) async fn connect(
+async fn connect(
     settings: &S3Settings,
     connections: &Connections,
     seen: &mut SecretSeen,
@@ -156,7 +278,7 @@ pub(super) async fn connect(
         .http(settings.ca_file.as_deref())
         .map_err(|problem| Refused { meaning: Meaning::Untrusted, cause: problem.cause })?;
     let deadlines = connections.0.deadlines;
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
     if let Ok(name) = AppName::new(env!("CARGO_PKG_NAME")) {
         loader = loader.app_name(name);
     }
@@ -165,18 +287,57 @@ pub(super) async fn connect(
     } else if settings.endpoint_url.is_some() {
         loader = loader.region(Region::new(REGION_OF_OTHER_STORES));
     }
-    if let S3Credentials::Static { access_key_id, secret_access_key } = &settings.credentials {
-        *seen = SecretSeen::Unreadable;
-        let secret = secret_access_key
-            .read()
-            .map_err(|error| Refused { meaning: Meaning::CredentialsMissing, cause: error.to_string() })?;
-        *seen = SecretSeen::Value(secret.fingerprint());
-        let credentials = Credentials::new(access_key_id, secret.expose(), None, None, "configuration");
-        loader = loader.credentials_provider(credentials);
+    // What is not asked for here may still be asked for in the SDK's own environment.
+    if settings.fips {
+        loader = loader.use_fips(true);
     }
-    let shared = loader.load().await;
-    if shared.region().is_none() {
+    if settings.dual_stack {
+        loader = loader.use_dual_stack(true);
+    }
+    match &settings.credentials {
+        S3Credentials::Default => {}
+        S3Credentials::Profile(profile) => loader = loader.profile_name(profile),
+        S3Credentials::Static { access_key_id, secret_access_key } => {
+            *seen = SecretSeen::Unreadable;
+            let secret = secret_access_key.read().map_err(|error| Refused {
+                meaning: Meaning::CredentialsMissing,
+                cause: error.to_string(),
+            })?;
+            *seen = SecretSeen::Value(secret.fingerprint());
+            let credentials = Credentials::new(access_key_id, secret.expose(), None, None, "configuration");
+            loader = loader.credentials_provider(credentials);
+        }
+    }
+    if settings.checksums == S3Checksums::WhenRequired {
+        loader = loader
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    }
+    let mut shared = loader.load().await;
+    let Some(region) = shared.region().cloned() else {
         return Err(Refused { meaning: Meaning::NoRegion, cause: "no region is known for [s3]".into() });
+    };
+    if let S3Credentials::Profile(profile) = &settings.credentials {
+        // The default chain would ask the environment first, whatever the profile's name.
+        let config = ProviderConfig::default()
+            .with_http_client(http)
+            .with_region(Some(region))
+            .with_use_fips(settings.fips.then_some(true))
+            .with_use_dual_stack(settings.dual_stack.then_some(true))
+            .with_behavior_version(Some(BehaviorVersion::latest()));
+        let provider =
+            ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile).build();
+        let provider = SharedCredentialsProvider::new(provider);
+        shared = shared.into_builder().credentials_provider(provider).build();
+    }
+    if let Some(role) = &settings.role {
+        let mut provider =
+            AssumeRoleProvider::builder(&role.arn).session_name(&role.session_name).configure(&shared);
+        if let Some(id) = &role.external_id {
+            provider = provider.external_id(id);
+        }
+        let provider = SharedCredentialsProvider::new(provider.build().await);
+        shared = shared.into_builder().credentials_provider(provider).build();
     }
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(settings.force_path_style)

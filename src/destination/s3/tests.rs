@@ -7,6 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -18,8 +22,10 @@ use tokio::net::TcpListener;
 
 use super::client::{Connections, Deadlines};
 use super::{Bucket, destination};
-use crate::clock::Clock;
-use crate::config::settings::{S3Credentials, S3Settings};
+use crate::clock::{Clock, Second};
+use crate::config::settings::{
+    S3Checksums, S3Credentials, S3Encryption, S3LockMode, S3ObjectLock, S3Role, S3Settings,
+};
 use crate::destination::archive::Archive;
 use crate::destination::archive::contract::{self, Alone, Place, chunk, deliver, org};
 use crate::destination::{Answer, Destination, PauseReason, Problem, Receipt};
@@ -56,6 +62,10 @@ struct State {
     /// How far the store's clock is ahead, in seconds.
     ahead: i64,
     forgets_metadata: bool,
+    /// The locks of the paths that have one: mode, until when.
+    locks: BTreeMap<String, (String, String)>,
+    ignores_locks: bool,
+    ignores_encryption: bool,
 }
 
 struct Fake {
@@ -115,12 +125,20 @@ impl Fake {
                     group_may_read: false,
                 },
             },
+            fips: false,
+            dual_stack: false,
+            role: None,
+            encryption: None,
+            object_lock: None,
+            storage_class: None,
+            expected_bucket_owner: None,
+            checksums: S3Checksums::WhenSupported,
             ca_file: None,
         }
     }
 
     fn archive(&self) -> Archive<Bucket> {
-        destination(&self.settings(), &org(), &self.connections).unwrap()
+        destination(&self.settings(), &org(), &self.connections, &Clock::system()).unwrap()
     }
 
     fn says(&self, said: Said) {
@@ -137,7 +155,7 @@ impl Place for Fake {
     type Store = Bucket;
 
     fn store(&self) -> Bucket {
-        Bucket::new(&self.settings(), &org(), &self.connections).unwrap()
+        Bucket::new(&self.settings(), &org(), &self.connections, &Clock::system()).unwrap()
     }
 }
 
@@ -208,6 +226,46 @@ fn act(
             acts: false,
         });
     }
+    match request.uri.query().unwrap_or_default() {
+        query if query.contains("object-lock") => {
+            return refuse(match state.ignores_locks {
+                true => refusal(404, "ObjectLockConfigurationNotFoundError"),
+                false => Said {
+                    status: 200,
+                    headers: vec![],
+                    body: "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>".into(),
+                    acts: false,
+                },
+            });
+        }
+        query if query.contains("retention") && state.ignores_locks => {
+            return refuse(refusal(400, "InvalidRequest"));
+        }
+        query if query.contains("retention") && request.method == Method::PUT => {
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            let of = |name: &str| {
+                let after = text.split_once(&format!("<{name}>")).unwrap().1;
+                after.split_once("</").unwrap().0.to_owned()
+            };
+            state.locks.insert(path.to_owned(), (of("Mode"), of("RetainUntilDate")));
+            return Response::builder().body(Body::empty()).unwrap();
+        }
+        query if query.contains("retention") => {
+            return refuse(match state.locks.get(path) {
+                None => refusal(404, "NoSuchObjectLockConfiguration"),
+                Some((mode, until)) => Said {
+                    status: 200,
+                    headers: vec![],
+                    body: format!(
+                        "<Retention><Mode>{mode}</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>"
+                    ),
+                    acts: false,
+                },
+            });
+        }
+        _ => {}
+    }
+    let encryption = header("x-amz-server-side-encryption").filter(|_| !state.ignores_encryption);
     match request.method {
         Method::PUT
             if state.objects.contains_key(path) && header("if-none-match").as_deref() == Some("*") =>
@@ -215,15 +273,26 @@ fn act(
             refuse(refusal(412, "PreconditionFailed"))
         }
         Method::PUT => {
+            let lock = (header("x-amz-object-lock-mode"), header("x-amz-object-lock-retain-until-date"));
+            if let ((Some(mode), Some(until)), false) = (lock, state.ignores_locks) {
+                state.locks.insert(path.to_owned(), (mode, until));
+            }
             state.objects.insert(path.to_owned(), (body, request.headers.clone()));
-            Response::builder().header("etag", "\"tag\"").body(Body::empty()).unwrap()
+            let response = Response::builder().header("etag", "\"tag\"");
+            let response = match encryption {
+                Some(encryption) => response.header("x-amz-server-side-encryption", encryption),
+                None => response,
+            };
+            response.body(Body::empty()).unwrap()
         }
         _ => match state.objects.get(path) {
             None => refuse(refusal(404, "NoSuchKey")),
             Some((body, headers)) => {
                 let mut response = Response::builder().header("etag", "\"tag\"");
                 for (name, value) in headers {
-                    if name.as_str().starts_with("x-amz-meta-") && !state.forgets_metadata {
+                    let metadata = name.as_str().starts_with("x-amz-meta-") && !state.forgets_metadata;
+                    let encryption = name == "x-amz-server-side-encryption" && !state.ignores_encryption;
+                    if metadata || encryption {
                         response = response.header(name, value);
                     }
                 }
@@ -282,7 +351,7 @@ async fn an_object_says_what_it_is() {
 async fn an_empty_prefix_is_the_root_of_the_bucket() {
     let fake = Fake::start().await;
     let settings = S3Settings { prefix: String::new(), ..fake.settings() };
-    let mut archive = destination(&settings, &org(), &fake.connections).unwrap();
+    let mut archive = destination(&settings, &org(), &fake.connections, &Clock::system()).unwrap();
     durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
     assert_eq!(fake.seen(Method::PUT)[0].path, "/audit/_chain/org=acme/00000000000000000000.json");
 }
@@ -447,7 +516,7 @@ async fn an_answer_that_does_not_come_is_given_up() {
     };
     let soon = Duration::from_millis(50);
     let deadlines = Deadlines { read: soon, operation: 4 * soon, ..Deadlines::default() };
-    let mut archive = destination(&settings, &org(), &Connections::new(deadlines)).unwrap();
+    let mut archive = destination(&settings, &org(), &Connections::new(deadlines), &Clock::system()).unwrap();
     assert!(matches!(archive.deliver(&chunk(0, "one", 1), &Alone).await, Answer::Ambiguous(_)));
 }
 
@@ -456,7 +525,7 @@ async fn nobody_listening_is_worth_another_try() {
     let fake = Fake::start().await;
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let settings = S3Settings { endpoint_url: Some(format!("http://{free}")), ..fake.settings() };
-    let mut archive = destination(&settings, &org(), &fake.connections).unwrap();
+    let mut archive = destination(&settings, &org(), &fake.connections, &Clock::system()).unwrap();
     let Answer::Ambiguous(cause) = archive.deliver(&chunk(0, "one", 1), &Alone).await else { panic!() };
     assert!(cause.contains("refused"), "{cause}");
 }
@@ -568,12 +637,281 @@ async fn a_certificate_of_an_unknown_authority_waits_for_ca_file() {
     let ca = fake.secrets.path().join("ca.pem");
     let address = tls(&fake, &ca).await;
     let settings = S3Settings { endpoint_url: Some(format!("https://{address}")), ..fake.settings() };
-    let mut archive = destination(&settings, &org(), &fake.connections).unwrap();
+    let mut archive = destination(&settings, &org(), &fake.connections, &Clock::system()).unwrap();
     let problem = paused(archive.deliver(&chunk(0, "one", 1), &Alone).await);
     assert_eq!(problem.reason, PauseReason::Configuration);
     assert!(problem.remedy.contains("ca_file"), "{problem:?}");
 
     let settings = S3Settings { ca_file: Some(ca), ..settings };
-    let mut archive = destination(&settings, &org(), &fake.connections).unwrap();
+    let mut archive = destination(&settings, &org(), &fake.connections, &Clock::system()).unwrap();
     durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
+}
+
+/// Settings that ask for everything the store can be asked for.
+fn demanding(fake: &Fake) -> S3Settings {
+    S3Settings {
+        encryption: Some(S3Encryption::Kms { key_id: Some("alias/audit".into()) }),
+        object_lock: Some(LOCK),
+        storage_class: Some("STANDARD_IA".into()),
+        expected_bucket_owner: Some("123456789012".into()),
+        ..fake.settings()
+    }
+}
+
+const LOCK: S3ObjectLock =
+    S3ObjectLock { mode: S3LockMode::Compliance, retain: Duration::from_secs(2_555 * 86_400) };
+
+fn made(settings: &S3Settings, fake: &Fake) -> Archive<Bucket> {
+    destination(settings, &org(), &fake.connections, &Clock::system()).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_asked_of_the_store_is_in_every_request_that_it_belongs_to() {
+    let fake = Fake::start().await;
+    let settings = demanding(&fake);
+    let mut archive = made(&settings, &fake);
+    let before = Clock::system().now();
+    durable(archive.deliver(&chunk(0, "one", 2), &Alone).await);
+    durable(archive.deliver(&chunk(1, "one", 2), &Alone).await);
+    let puts = fake.seen(Method::PUT);
+    let [claim, object] = [&puts[0], &puts[1]];
+    for put in [claim, object] {
+        assert_eq!(put.headers["x-amz-server-side-encryption"], "aws:kms");
+        assert_eq!(put.headers["x-amz-server-side-encryption-aws-kms-key-id"], "alias/audit");
+        assert_eq!(put.headers["x-amz-object-lock-mode"], "COMPLIANCE");
+        let until = put.headers["x-amz-object-lock-retain-until-date"].to_str().unwrap();
+        let until = Second::parse_rfc3339(until).unwrap();
+        let counted = until - before - 2_555 * 86_400;
+        assert!((0..60).contains(&counted), "counted from the upload: {until}");
+        assert!(put.headers.contains_key("x-amz-checksum-sha256"), "S3 locks nothing without one");
+    }
+    assert_eq!(object.headers["x-amz-storage-class"], "STANDARD_IA");
+    assert!(!claim.headers.contains_key("x-amz-storage-class"), "a claim is small and read again");
+    let read = fake.seen(Method::GET);
+    assert_eq!(read.len(), 1, "the lock is read back once: {:?}", read.len());
+    archive.check().await.unwrap();
+    durable(made(&settings, &fake).deliver(&chunk(1, "one", 2), &Alone).await);
+    let all = fake.state.lock().unwrap().seen.clone();
+    assert!(all.len() > 10);
+    for seen in all {
+        assert_eq!(
+            seen.headers["x-amz-expected-bucket-owner"], "123456789012",
+            "{} {}",
+            seen.method, seen.path
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_asked_that_nobody_asked_for() {
+    let fake = Fake::start().await;
+    let chunk = chunk(0, "one", 1);
+    durable(deliver(&fake, &chunk).await);
+    durable(deliver(&fake, &chunk).await);
+    let all = fake.state.lock().unwrap().seen.clone();
+    for seen in &all {
+        for name in ["server-side-encryption", "object-lock-mode", "storage-class", "expected-bucket-owner"] {
+            assert!(!seen.headers.contains_key(format!("x-amz-{name}")), "{name}");
+        }
+    }
+    assert_eq!(all.len(), 6, "two puts; again two, one claim read, one object asked about");
+}
+
+#[tokio::test]
+async fn a_store_that_dislikes_checksums_gets_none() {
+    let fake = Fake::start().await;
+    let settings = S3Settings { checksums: S3Checksums::WhenRequired, ..fake.settings() };
+    durable(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
+    durable(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
+    for seen in fake.state.lock().unwrap().seen.iter() {
+        let odd: Vec<_> = seen.headers.keys().filter(|name| name.as_str().contains("checksum")).collect();
+        assert!(odd.is_empty(), "{} {odd:?}", seen.method);
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_locks_pauses_until_it_has_them_and_nothing_stays_unlocked() {
+    let fake = Fake::start().await;
+    let settings = S3Settings { object_lock: Some(LOCK), ..fake.settings() };
+    let mut archive = made(&settings, &fake);
+    fake.state.lock().unwrap().ignores_locks = true;
+    let chunk = chunk(0, "one", 2);
+    for _ in 0..3 {
+        let problem = paused(archive.deliver(&chunk, &Alone).await);
+        assert_eq!(problem.reason, PauseReason::Configuration);
+        assert!(problem.remedy.contains("enable Object Lock on bucket `audit`"), "{problem:?}");
+    }
+    assert_eq!(fake.state.lock().unwrap().objects.len(), 1, "no events are stored unlocked");
+    let problem = archive.check().await.unwrap_err();
+    assert!(problem.remedy.contains("enable Object Lock"), "{problem:?}");
+
+    fake.state.lock().unwrap().ignores_locks = false;
+    durable(archive.deliver(&chunk, &Alone).await);
+    let state = fake.state.lock().unwrap();
+    assert_eq!(state.locks.len(), 2, "the claim that was there was locked late");
+    assert!(state.locks.values().all(|(mode, _)| mode == "COMPLIANCE"));
+}
+
+#[tokio::test]
+async fn a_bucket_that_refuses_locks_is_known_by_its_words() {
+    let fake = Fake::start().await;
+    let settings = S3Settings { object_lock: Some(LOCK), ..fake.settings() };
+    let body = "<Error><Code>InvalidRequest</Code><Message>Bucket is missing Object Lock Configuration</Message></Error>";
+    fake.says(Said { status: 400, headers: vec![], body: body.into(), acts: false });
+    let problem = paused(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
+    assert!(problem.remedy.contains("enable Object Lock on bucket `audit`"), "{problem:?}");
+    fake.state.lock().unwrap().ignores_locks = true;
+    fake.says(refusal(400, "InvalidRequest"));
+    let problem = paused(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
+    assert!(problem.cause.ends_with("the bucket has no Object Lock"), "{problem:?}");
+    fake.state.lock().unwrap().ignores_locks = false;
+    fake.says(refusal(400, "InvalidRequest"));
+    let problem = paused(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
+    assert!(problem.remedy.contains("as the answer says"), "{problem:?}");
+    fake.says(refusal(403, "AccessDenied"));
+    let problem = paused(made(&settings, &fake).deliver(&chunk(0, "one", 1), &Alone).await);
+    assert!(problem.remedy.contains("s3:PutObjectRetention, s3:GetObjectRetention"), "{problem:?}");
+}
+
+#[tokio::test]
+async fn a_lock_that_cannot_be_read_back_is_not_believed() {
+    let fake = Fake::start().await;
+    let settings = S3Settings { object_lock: Some(LOCK), ..fake.settings() };
+    let mut archive = made(&settings, &fake);
+    let tag = || Said { status: 200, headers: vec![("etag", "\"tag\"")], body: String::new(), acts: true };
+    fake.says(tag());
+    fake.says(refusal(500, "InternalError"));
+    assert!(matches!(archive.deliver(&chunk(0, "one", 1), &Alone).await, Answer::Ambiguous(_)));
+    durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
+    let mut archive = made(&settings, &fake);
+    fake.says(tag());
+    fake.says(refusal(403, "AccessDenied"));
+    let problem = paused(archive.deliver(&chunk(1, "one", 1), &Alone).await);
+    assert_eq!(problem.reason, PauseReason::Permission);
+}
+
+#[tokio::test]
+async fn the_write_probe_sees_locks_too_and_locks_its_own_piece_for_a_minute() {
+    let fake = Fake::start().await;
+    let settings = S3Settings { object_lock: Some(LOCK), ..fake.settings() };
+    let before = Clock::system().now();
+    for _ in 0..2 {
+        made(&settings, &fake).write_probe().await.unwrap();
+    }
+    let locks: Vec<_> = fake.state.lock().unwrap().locks.values().cloned().collect();
+    let until = Second::parse_rfc3339(&locks[0].1).unwrap();
+    assert!((60..120).contains(&(until - before)), "{locks:?}");
+    fake.state.lock().unwrap().ignores_locks = true;
+    let problem = made(&settings, &fake).write_probe().await.unwrap_err();
+    assert!(problem.remedy.contains("enable Object Lock"), "{problem:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_encrypt_pauses_and_gets_no_events() {
+    let fake = Fake::start().await;
+    let settings = S3Settings { encryption: Some(S3Encryption::Store), ..fake.settings() };
+    fake.state.lock().unwrap().ignores_encryption = true;
+    let mut archive = made(&settings, &fake);
+    for _ in 0..3 {
+        let problem = paused(archive.deliver(&chunk(0, "one", 1), &Alone).await);
+        assert_eq!(problem.reason, PauseReason::Configuration);
+        assert!(problem.cause.contains("`sse`"), "{problem:?}");
+    }
+    assert_eq!(fake.state.lock().unwrap().objects.len(), 1);
+}
+
+#[tokio::test]
+async fn orgs_that_reach_their_store_alike_share_what_is_known_of_it() {
+    let fake = Fake::start().await;
+    fake.state.lock().unwrap().ahead = 7_200;
+    durable(fake.archive().deliver(&chunk(0, "one", 1), &Alone).await);
+    assert_eq!(fake.seen(Method::PUT).len(), 3, "the clock's offset is learned");
+    durable(fake.archive().deliver(&chunk(1, "one", 1), &Alone).await);
+    assert_eq!(fake.seen(Method::PUT).len(), 5, "and known to the other");
+}
+
+/// Answers every request itself and notes where it would have gone.
+#[derive(Clone, Debug, Default)]
+struct Noting(Arc<Mutex<Vec<String>>>);
+
+impl HttpConnector for Noting {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        self.0.lock().unwrap().push(request.uri().to_owned());
+        let sts = r#"<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"#;
+        let body = if request.uri().contains("://sts") { sts } else { "" };
+        let answer = Response::builder().header("etag", "\"tag\"").body(body.into()).unwrap();
+        HttpConnectorFuture::ready(Ok(answer.try_into().unwrap()))
+    }
+}
+
+#[tokio::test]
+async fn fips_and_dual_stack_choose_the_endpoints_of_s3_and_of_the_role() {
+    let fake = Fake::start().await;
+    let role = S3Role {
+        arn: "arn:aws:iam::123456789012:role/x".into(),
+        external_id: None,
+        session_name: "audit".into(),
+    };
+    let cases = [
+        (false, false, false, "audit.s3.eu-west-1.amazonaws.com", "sts.eu-west-1.amazonaws.com"),
+        (true, false, false, "audit.s3-fips.eu-west-1.amazonaws.com", "sts-fips.eu-west-1.amazonaws.com"),
+        (false, true, false, "audit.s3.dualstack.eu-west-1.amazonaws.com", "sts.eu-west-1.api.aws"),
+        (true, true, false, "audit.s3-fips.dualstack.eu-west-1.amazonaws.com", "sts-fips.eu-west-1.api.aws"),
+        (false, false, true, "s3.eu-west-1.amazonaws.com/audit", "sts.eu-west-1.amazonaws.com"),
+    ];
+    for (fips, dual_stack, force_path_style, s3, sts) in cases {
+        let noting = Noting::default();
+        let http = SharedHttpConnector::new(noting.clone());
+        let connections = Connections::through(http_client_fn(move |_, _| http.clone()));
+        let settings = S3Settings {
+            endpoint_url: None,
+            fips,
+            dual_stack,
+            force_path_style,
+            role: Some(role.clone()),
+            ..fake.settings()
+        };
+        let mut archive = destination(&settings, &org(), &connections, &Clock::system()).unwrap();
+        durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
+        let asked = noting.0.lock().unwrap().clone();
+        assert_eq!(asked[0], format!("https://{sts}/"));
+        assert!(asked[1].starts_with(&format!("https://{s3}/a/b/_chain/")), "{asked:?}");
+        assert_eq!(asked.len(), 3, "one session for both puts: {asked:?}");
+    }
+}
+
+/// What the service that gives roles out says to whoever asks it, and what becomes of it.
+#[tokio::test]
+async fn a_role_that_is_refused_says_who_must_allow_it() {
+    #[derive(Clone, Debug)]
+    struct Refusing(u16, &'static str);
+    impl HttpConnector for Refusing {
+        fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+            let answer = Response::builder().status(self.0).body(self.1.into()).unwrap();
+            HttpConnectorFuture::ready(Ok(answer.try_into().unwrap()))
+        }
+    }
+    let fake = Fake::start().await;
+    let role = S3Role {
+        arn: "arn:aws:iam::123456789012:role/x".into(),
+        external_id: Some("acme-7".into()),
+        session_name: "audit".into(),
+    };
+    let said = |status, body| {
+        let http = SharedHttpConnector::new(Refusing(status, body));
+        let connections = Connections::through(http_client_fn(move |_, _| http.clone()));
+        let settings = S3Settings { role: Some(role.clone()), ..fake.settings() };
+        destination(&settings, &org(), &connections, &Clock::system()).unwrap()
+    };
+    let denied = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>not authorized to perform: sts:AssumeRole</Message></Error></ErrorResponse>";
+    let problem = paused(said(403, denied).deliver(&chunk(0, "one", 1), &Alone).await);
+    assert_eq!(problem.reason, PauseReason::Permission);
+    for part in ["sts:AssumeRole on arn:aws:iam::123456789012:role/x", "sts:ExternalId `acme-7`"] {
+        assert!(problem.remedy.contains(part), "{problem:?}");
+    }
+    assert!(problem.cause.contains("not authorized"), "{problem:?}");
+    let unknown = "<ErrorResponse><Error><Code>InvalidClientTokenId</Code><Message>unknown key</Message></Error></ErrorResponse>";
+    let problem = paused(said(403, unknown).deliver(&chunk(0, "one", 1), &Alone).await);
+    assert_eq!(problem.reason, PauseReason::Credentials);
+    assert!(problem.remedy.contains("AKTEST"), "the key behind the role: {problem:?}");
 }

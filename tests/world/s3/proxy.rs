@@ -99,6 +99,8 @@ pub struct Proxy {
     behind: SocketAddr,
     clock: WorldClock,
     pub ledger: Ledger,
+    /// The bodies of posts, of which a test makes few.
+    posts: Mutex<Vec<String>>,
     state: Mutex<State>,
 }
 
@@ -111,7 +113,7 @@ struct State {
 
 impl Proxy {
     pub fn new(behind: SocketAddr, clock: WorldClock) -> Self {
-        Self { behind, clock, ledger: Ledger::default(), state: Mutex::default() }
+        Self { behind, clock, ledger: Ledger::default(), posts: Mutex::default(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -141,6 +143,10 @@ impl Proxy {
         let path = segments.join("/");
         let bucket = segments.first().map_or("", String::as_str);
         let mut entry = ledger::entry(self.clock.now(), &head, body.len(), bucket);
+        if head.method == Method::POST {
+            let text = String::from_utf8_lossy(&body).into_owned();
+            self.posts.lock().expect("no test panics while it holds this").push(text);
+        }
         let fault = self.state().faults.strike(|scope, _| {
             scope.method.as_ref().is_none_or(|method| *method == head.method) && path.contains(&scope.path)
         });
@@ -206,6 +212,10 @@ impl Proxy {
         head.headers.remove(TRANSFER_ENCODING);
         head.headers.remove(CONNECTION);
         Ok(Response::from_parts(head, body))
+    }
+
+    pub fn posts(&self) -> Vec<String> {
+        self.posts.lock().expect("no test panics while it holds this").clone()
     }
 
     /// Puts so far, create-only or not, with what they were answered: (path, create-only, status).

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 
 use super::seaweed::{ACCESS_KEY, REGION, SECRET_KEY};
@@ -28,9 +29,10 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    pub async fn create(endpoint: &str, name: &str) -> Self {
+    pub async fn create(endpoint: &str, name: &str, object_lock: bool) -> Self {
         let client = client(endpoint);
-        client.create_bucket().bucket(name).send().await.expect("a new bucket can be created");
+        let create = client.create_bucket().bucket(name).object_lock_enabled_for_bucket(object_lock);
+        create.send().await.expect("a new bucket can be created");
         Self { client, name: name.to_owned() }
     }
 
@@ -55,6 +57,21 @@ impl Bucket {
     pub async fn metadata(&self, key: &str, name: &str) -> Option<String> {
         let head = self.client.head_object().bucket(&self.name).key(key).send().await.ok()?;
         head.metadata()?.get(name).cloned()
+    }
+
+    /// How an object is kept.
+    pub async fn kept(&self, key: &str) -> HeadObjectOutput {
+        self.client.head_object().bucket(&self.name).key(key).send().await.expect("the object is there")
+    }
+
+    /// Deletes the one version of an object, rather than hiding it; answers the status.
+    pub async fn delete_for_good(&self, key: &str) -> u16 {
+        let version = self.kept(key).await.version_id;
+        let delete = self.client.delete_object().bucket(&self.name).key(key).set_version_id(version);
+        match delete.send().await {
+            Ok(_) => 204,
+            Err(error) => error.raw_response().map_or(0, |response| response.status().as_u16()),
+        }
     }
 
     /// Everything below a prefix, as stored. Several at a time: a test reads hundreds of objects.
