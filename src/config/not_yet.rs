@@ -31,13 +31,7 @@ const KEYS: [(&str, &str, &str); 15] = [
     ("s3", "checksums", "not supported by this version: remove it; a SHA-256 checksum is always sent"),
 ];
 
-const VALUES: [(&str, &str, &str); 7] = [
-    (
-        "sentinel.columns",
-        "official",
-        "not supported by this version: use `extended`, which has the official columns and more",
-    ),
-    ("sentinel.columns", "connector", "not supported by this version: use `extended`"),
+const VALUES: [(&str, &str, &str); 5] = [
     ("sentinel.identity.kind", "workload_identity", IDENTITY),
     ("sentinel.identity.kind", "managed_identity", IDENTITY),
     ("sentinel.identity.kind", "client_certificate", IDENTITY),

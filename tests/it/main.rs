@@ -8,6 +8,7 @@ mod world;
 #[path = "world.rs"]
 mod the_world;
 
+mod columns;
 mod commands;
 mod delivery;
 mod endpoints;
