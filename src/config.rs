@@ -11,7 +11,6 @@ mod address;
 mod document;
 mod layers;
 mod mistake;
-mod not_yet;
 pub mod quantity;
 pub mod reference;
 mod resolve;
@@ -63,6 +62,8 @@ const ORGS_MAX: usize = 10_000;
 
 const DEFAULTS: &str = include_str!("config/defaults.toml");
 const ORG_DEFAULTS: &str = "start = \"now\"";
+/// The input stream of Pulumi's own rule: the default where the columns are that rule's.
+const CONNECTOR_STREAM: &str = "Custom-PulumiAuditLogs";
 const DEFAULT: &str = "default";
 
 /// `forwarder.toml`. It may be empty: every key has a default.
@@ -296,17 +297,20 @@ pub struct SentinelSection {
 
     /// The rule's input stream.
     ///
-    /// Default: `Custom-PulumiAuditLogs_CL`.
+    /// Default: `Custom-PulumiAuditLogs_CL`; with `columns = "connector"` that of Pulumi's own rule, `Custom-PulumiAuditLogs`.
     pub stream: Option<String>,
 
-    /// Which columns a row has: `extended` has those of Pulumi's own connector, and those that make repeated rows removable.
+    /// Which columns a row has: `official` has the fifteen of Pulumi's own table, `extended` those and ours, `connector` the fields
+    /// that Pulumi's own data collection rule takes in, so that nothing in Azure need be touched.
     ///
-    /// Default: `extended`.
+    /// Default: `extended`. The other two have no `EventKey_s`: should an answer of Azure be lost, the rows that are then sent again
+    /// cannot be told from events that happened twice. Nor do they say which org a row is of. Rows sent before a change stay as
+    /// they are.
     pub columns: Option<ColumnsName>,
 
     /// Adds the event as received in the column `RawEvent`.
     ///
-    /// Default: `false`. About doubles what Azure bills.
+    /// Default: `false`. About doubles what Azure bills. Only with `columns = "extended"`.
     pub raw_event: Option<bool>,
 
     /// `public`, `usgov` or `china`: sets `authority` and `scope`.
@@ -333,7 +337,9 @@ pub struct SentinelSection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ColumnsName {
+    Official,
     Extended,
+    Connector,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -815,6 +821,13 @@ fn org_layers(shared: &[Layer], org_defaults: &Dict, document: &Arc<Document>) -
     let own = Layer { origin: Origin::File(document.clone()), values: document.values.clone() };
     // Only the environment is above the org's own file.
     layers.insert(layers.len() - 1, own);
+    let columns = ["sentinel", "columns"].map(str::to_owned);
+    let chosen = layers.iter().rev().find_map(|layer| layers::find(&layer.values, &columns));
+    if chosen.and_then(Value::as_str) == Some("connector")
+        && let Some(Value::Dict(_, sentinel)) = layers[0].values.get_mut("sentinel")
+    {
+        sentinel.insert("stream".to_owned(), Value::from(CONNECTOR_STREAM));
+    }
     layers
 }
 

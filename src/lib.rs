@@ -31,6 +31,7 @@
 //! | why bounds are moved and tokens are not followed | [`collect::sweep`] |
 //! | what an event is, and its key | [`event`] |
 //! | what each destination's answer leads to | [`destination::Answer`], [`lane`], [`retry`] |
+//! | what a row of Sentinel's table holds | [`destination::sentinel::columns`] |
 //! | how an org is put together | [`org`], [`supervisor`] |
 //! | what `check` tries, and where a new trial goes | [`probe`], [`destination::Destination::check`] |
 //! | what a pause looks like from outside | [`report`], [`metrics`], [`admin`] |

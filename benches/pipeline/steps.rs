@@ -11,7 +11,9 @@ use http::{HeaderMap, Method, Response};
 use pulumi_audit_forwarder::chunk::{Chunk, Cut, Link, Mode, Packing, Summary, gzip};
 use pulumi_audit_forwarder::clock::{Second, Window};
 use pulumi_audit_forwarder::collect::tally::Tally;
+use pulumi_audit_forwarder::config::settings::Columns;
 use pulumi_audit_forwarder::coverage::Coverage;
+use pulumi_audit_forwarder::destination::sentinel::columns::chosen;
 use pulumi_audit_forwarder::destination::sentinel::rows::{BODY_BYTES_MAX, Rows};
 use pulumi_audit_forwarder::destination::{DestinationName, Receipt};
 use pulumi_audit_forwarder::event::{Event, OrgId};
@@ -118,8 +120,9 @@ pub fn run(raw: &[(i64, Vec<u8>)]) -> Vec<Step> {
 
     journal(&org, cut, &mut add);
 
+    let columns = chosen(Columns::Extended, false);
     let (rows, cost) =
-        measured(|| chunks.iter().map(|chunk| Rows::of(chunk, false).expect("whole")).collect::<Vec<_>>());
+        measured(|| chunks.iter().map(|chunk| Rows::of(chunk, &columns).expect("whole")).collect::<Vec<_>>());
     add("rows: unpack, check, map", cost, false, false);
     let (_, cost) =
         measured(|| chunks.iter().map(|chunk| chunk.lines().map_or(0, |l| l.len())).sum::<usize>());
@@ -142,6 +145,7 @@ pub fn run(raw: &[(i64, Vec<u8>)]) -> Vec<Step> {
 /// Bytes on the wire to Azure and in the archive, per event, and plain bytes of an event and of a row.
 pub fn sizes(raw: &[(i64, Vec<u8>)]) -> [f64; 4] {
     let org = OrgId::new("acme").expect("a good id");
+    let columns = chosen(Columns::Extended, false);
     let (mut sent, mut stored, mut row_bytes) = (0, 0, 0);
     let now = Second(raw.last().map_or(0, |(at, _)| *at) + 1);
     for (window, pages) in pages(raw) {
@@ -162,7 +166,7 @@ pub fn sizes(raw: &[(i64, Vec<u8>)]) -> [f64; 4] {
         };
         for chunk in cut.chunks(new) {
             stored += chunk.body.len();
-            let rows = Rows::of(&chunk, false).expect("whole");
+            let rows = Rows::of(&chunk, &columns).expect("whole");
             for run in rows.packed(BODY_BYTES_MAX) {
                 let body = rows.body(run);
                 row_bytes += body.len();

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::document::Document;
 use super::mistake::Mistake;
-use super::{ENVIRONMENT_PREFIX, ShownValue, not_yet};
+use super::{ENVIRONMENT_PREFIX, ShownValue};
 
 /// Where a layer's values come from.
 #[derive(Clone)]
@@ -229,19 +229,13 @@ impl View {
         let name = error.path.last().cloned().unwrap_or_default();
         let (text, show) = match &error.kind {
             Kind::UnknownField(_, known) => {
-                let mut text = unknown(&error.path, &name, known);
+                let mut text = unknown(&name, known);
                 if matches!(self.origin(&error.path), Some(Origin::Environment(_))) {
                     text.push_str("; variables that begin with PAF_ are keys of forwarder.toml");
                 }
                 (text, false)
             }
-            Kind::UnknownVariant(given, known) => {
-                let known = known.join("`, `");
-                match not_yet::value(&error.path, given) {
-                    Some(remedy) => (remedy, true),
-                    None => (format!("give one of `{known}`"), true),
-                }
-            }
+            Kind::UnknownVariant(_, known) => (format!("give one of `{}`", known.join("`, `")), true),
             Kind::InvalidType(..) if is_secret(&error.path) => (
                 "a secret is never written into a configuration file: \
                  give { file = \"…\" } or { env = \"…\" }, and replace the secret if it was real"
@@ -422,10 +416,7 @@ fn find_text(layers: &[Layer], key: &[String]) -> String {
     layers.iter().rev().find_map(|layer| find(&layer.values, key)).map(toml_text).unwrap_or_default()
 }
 
-fn unknown(key: &[String], name: &str, known: &[&str]) -> String {
-    if let Some(remedy) = not_yet::key(key) {
-        return remedy;
-    }
+fn unknown(name: &str, known: &[&str]) -> String {
     let near = known.iter().map(|known| (distance(name, known), known)).min();
     match near {
         Some((letters, near)) if letters <= 2 && letters * 2 < name.len() => {

@@ -12,14 +12,14 @@ use super::address::{self, Http, Rule};
 use super::layers::View;
 use super::quantity::{Period, Size};
 use super::settings::{
-    Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Checksums,
-    S3Credentials, S3Encryption, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings,
-    SourceSettings, Start,
+    Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Checksums, S3Credentials,
+    S3Encryption, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings, SourceSettings,
+    Start,
 };
 use super::{
-    ChecksumsName, CloudName, ColumnsName, ForwarderFile, LockModeName,
-    LogFormatName, LogLevel, ObjectLockSection, OrgFile, S3Section, SecretPlace, Secrets, SentinelSection,
-    SourceSection, SseName, Surroundings,
+    ChecksumsName, CloudName, ColumnsName, ForwarderFile, LockModeName, LogFormatName, LogLevel,
+    ObjectLockSection, OrgFile, S3Section, SecretPlace, Secrets, SentinelSection, SourceSection, SseName,
+    Surroundings,
 };
 use crate::clock::Second;
 use crate::event::OrgId;
@@ -415,14 +415,25 @@ impl Reader<'_> {
         let identity = self.identity(section.identity.as_ref());
         let ca_file = self.ca_file(["sentinel", "ca_file"], section.ca_file.as_deref());
         let columns = match columns? {
+            ColumnsName::Official => Columns::Official,
             ColumnsName::Extended => Columns::Extended,
+            ColumnsName::Connector => Columns::Connector,
         };
+        let raw_event = section.raw_event.unwrap_or_default();
+        if raw_event && columns != Columns::Extended {
+            let text = format!(
+                "the column RawEvent belongs to columns = \"extended\", and this org has \"{}\": set this to false, or choose \"extended\"",
+                columns.as_str()
+            );
+            self.view.refuse(&["sentinel", "raw_event"], text);
+            return None;
+        }
         Some(SentinelSettings {
             endpoint: endpoint?,
             rule_id: rule_id?,
             stream: stream?,
             columns,
-            raw_event: section.raw_event.unwrap_or_default(),
+            raw_event,
             authority: authority?,
             scope: scope?,
             identity: identity?,

@@ -156,7 +156,6 @@ impl Transform for PlainToml {
 
 #[cfg(test)]
 mod tests {
-    use super::super::not_yet;
     use super::*;
 
     /// Whether a value is one that a schema describes: as much of JSON Schema as these schemas use. Says where it is not.
@@ -300,33 +299,5 @@ mod tests {
             }
         }
         assert!(seen > 15, "{seen}");
-    }
-
-    /// Every key below a table, and the values that it may have.
-    fn keys(schema: &Value, root: &Value, at: &[String], found: &mut Vec<(Vec<String>, Vec<String>)>) {
-        for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
-            let path = [at, std::slice::from_ref(key)].concat();
-            let whole = schema.as_object().and_then(referred).map_or(schema, |name| &root["$defs"][name]);
-            let choices = whole["oneOf"].as_array().into_iter().flatten();
-            let values =
-                whole["enum"].as_array().into_iter().flatten().chain(choices.map(|choice| &choice["const"]));
-            found.push((path.clone(), values.filter_map(Value::as_str).map(str::to_owned).collect()));
-            keys(whole, root, &path, found);
-        }
-    }
-
-    #[test]
-    fn what_this_version_refuses_by_name_is_not_in_the_schema_nor_therefore_in_the_reference() {
-        let mut found = Vec::new();
-        for schema in [forwarder(), org()] {
-            keys(&schema, &schema, &[], &mut found);
-        }
-        assert!(found.iter().any(|(_, values)| values.iter().any(|value| value == "usgov")));
-        for (path, values) in found {
-            assert_eq!(not_yet::key(&path), None, "{path:?}");
-            for value in values {
-                assert_eq!(not_yet::value(&path, &value), None, "{path:?} = {value}");
-            }
-        }
     }
 }

@@ -113,7 +113,7 @@ pub struct SentinelSettings {
     pub rule_id: String,
     pub stream: String,
     pub columns: Columns,
-    /// Adds `RawEvent` to the `extended` columns.
+    /// Adds `RawEvent` to the `extended` columns; never with others.
     pub raw_event: bool,
     /// `https://login.microsoftonline.com` for the public cloud.
     pub authority: String,
@@ -125,7 +125,22 @@ pub struct SentinelSettings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Columns {
+    /// The fifteen of Pulumi's own table.
+    Official,
+    /// Those, and what makes repeated rows removable.
     Extended,
+    /// What Pulumi's own data collection rule takes in.
+    Connector,
+}
+
+impl Columns {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Columns::Official => "official",
+            Columns::Extended => "extended",
+            Columns::Connector => "connector",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -433,6 +433,32 @@ fn the_default_identity_is_the_first_that_the_environment_has() {
 }
 
 #[test]
+fn the_columns_choose_the_stream_unless_it_is_given() {
+    let loaded = |forwarder: &str, more: &str| {
+        let text = SENTINEL.replace("[sentinel]", &format!("[sentinel]\n{more}"));
+        Written::new(forwarder).org("acme", &text)
+    };
+    let sentinel = |forwarder: &str, more: &str| {
+        let sentinel = loaded(forwarder, more).settings().orgs[0].sentinel.clone().unwrap();
+        (sentinel.columns, sentinel.stream)
+    };
+    let ours = || "Custom-PulumiAuditLogs_CL".to_owned();
+    let pulumis = || "Custom-PulumiAuditLogs".to_owned();
+    assert_eq!(sentinel("", ""), (Columns::Extended, ours()));
+    assert_eq!(sentinel("", "columns = \"official\""), (Columns::Official, ours()));
+    assert_eq!(sentinel("", "columns = \"connector\""), (Columns::Connector, pulumis()));
+    let shared = "[sentinel]\ncolumns = \"connector\"";
+    assert_eq!(sentinel(shared, ""), (Columns::Connector, pulumis()));
+    assert_eq!(sentinel(shared, "columns = \"official\""), (Columns::Official, ours()));
+    assert_eq!(sentinel(shared, "stream = \"Custom-Own\""), (Columns::Connector, "Custom-Own".to_owned()));
+    let from_outside = loaded("", "").variable("PAF_SENTINEL__COLUMNS", "connector").load().unwrap();
+    assert_eq!(from_outside.settings.orgs[0].sentinel.as_ref().unwrap().stream, pulumis());
+    let stream =
+        from_outside.org_values[0].2.iter().find(|value| value.key == ["sentinel", "stream"]).unwrap();
+    assert_eq!((stream.value.as_str(), stream.origin.as_str()), ("\"Custom-PulumiAuditLogs\"", "default"));
+}
+
+#[test]
 fn a_start_is_now_or_a_time_in_quotes_or_without() {
     let at = Start::At(crate::clock::Second::parse_rfc3339("2026-01-02T03:04:05Z").unwrap());
     for (text, start) in
@@ -653,8 +679,8 @@ fn every_mistake_is_answered_with_its_place_and_remedy() {
     say("Sentinel: rule", sentinel_without("rule_id"));
     say("Sentinel: rule by its resource id", org(&SENTINEL.replace("dcr-", "/subscriptions/0/dcr-")));
     say("Sentinel: stream", sentinel("stream = \"PulumiAuditLogs_CL\""));
-    say("Sentinel: columns and cloud", sentinel("columns = \"connector\"\ncloud = \"germany\""));
-    say("Sentinel: columns that do not exist", sentinel("columns = \"all\""));
+    say("Sentinel: columns and cloud", sentinel("columns = \"all\"\ncloud = \"germany\""));
+    say("Sentinel: raw event with other columns", sentinel("raw_event = true\ncolumns = \"official\""));
     say("Sentinel: authority unencrypted", sentinel("authority = \"http://127.0.0.1:7\""));
     say("Sentinel: scope", sentinel("scope = \"https://monitor.azure.com\""));
     say("Sentinel: identity of no kind", identity("{ kind = \"password\" }"));

@@ -241,13 +241,15 @@ impl Bucket {
                 let lock = output.and_then(|output| output.object_lock_configuration);
                 match lock.and_then(|lock| lock.object_lock_enabled) {
                     Some(ObjectLockEnabled::Enabled) => Ok("the bucket has it"),
-                    _ => Err(Obstacle::Paused(self.unlocked(format!("{asked}: the bucket has no Object Lock")))),
+                    _ => Err(Obstacle::Paused(
+                        self.unlocked(format!("{asked}: the bucket has no Object Lock")),
+                    )),
                 }
             }
             // It is needed here only: the first piece that is written shows the same.
-            Err(refused) if refused.meaning == Meaning::Denied => {
-                Ok("not looked at, which needs s3:GetBucketObjectLockConfiguration; the first object that is written shows it")
-            }
+            Err(refused) if refused.meaning == Meaning::Denied => Ok(
+                "not looked at, which needs s3:GetBucketObjectLockConfiguration; the first object that is written shows it",
+            ),
             Err(refused) => Err(self.lock_obstacle(refused)),
         }
     }

@@ -1,6 +1,6 @@
-//! Microsoft Sentinel, through Azure's Logs Ingestion API: accepts rows at least once, each removable by its event key.
+//! Microsoft Sentinel, through Azure's Logs Ingestion API: accepts rows at least once, each removable by its event key where the columns have it.
 //!
-//! [`rows`] maps a chunk, [`client`] sends one body and reads the answer, [`credential`] has the tokens; this file decides what is sent
+//! [`rows`] maps a chunk to [`columns`], [`client`] sends one body and reads the answer, [`credential`] has the tokens; this file decides what is sent
 //! next. It keeps, between two tries of one chunk, which rows are accepted and which refused, so that a retry sends only the rest;
 //! it keeps no rows. It does not wait, and logs nothing: that is the lane's business.
 //!
@@ -12,6 +12,7 @@
 
 mod check;
 pub mod client;
+pub mod columns;
 pub mod credential;
 pub mod rows;
 
@@ -22,11 +23,12 @@ use async_trait::async_trait;
 use credential::Figures;
 
 use self::client::{Client, Verdict};
+use self::columns::Column;
 use self::credential::{Credential, NoToken};
 use self::rows::{BODY_BYTES_MAX, Rows};
 use crate::chunk::Chunk;
 use crate::clock::{Clock, whole_seconds};
-use crate::config::settings::{Columns, SentinelSettings};
+use crate::config::settings::SentinelSettings;
 use crate::destination::{
     Answer, Backlog, Destination, DestinationName, PauseReason, Problem, QuarantineReason, Receipt, Refusal,
     RowId,
@@ -47,7 +49,10 @@ const BODY_BYTES_LEAST: usize = 16 * 1024;
 pub struct Sentinel {
     client: Client,
     credential: Arc<Credential>,
-    raw_event: bool,
+    /// What `columns` and `raw_event` choose.
+    columns: Vec<&'static Column>,
+    /// The value of `columns`, for remedies.
+    columns_name: &'static str,
     metrics: Arc<OrgMetrics>,
     clock: Clock,
     /// What of the credential's figures is counted already.
@@ -134,7 +139,6 @@ impl Sentinel {
         metrics: Arc<OrgMetrics>,
         provisional: Vec<Refusal>,
     ) -> Sentinel {
-        let Columns::Extended = settings.columns;
         let SentinelSettings { endpoint, rule_id, stream, .. } = settings;
         let who = Arc::clone(&credential);
         let identity = move || who.identity();
@@ -147,7 +151,8 @@ impl Sentinel {
         Sentinel {
             client: Client::new(endpoint, rule_id, stream, identity, transport, clock.clone()),
             credential,
-            raw_event: settings.raw_event,
+            columns: columns::chosen(settings.columns, settings.raw_event),
+            columns_name: settings.columns.as_str(),
             metrics,
             clock,
             counted: Figures::default(),
@@ -225,7 +230,7 @@ impl Sentinel {
     }
 
     fn rows(&self, chunk: &Chunk) -> Result<Rows, Answer> {
-        Rows::of(chunk, self.raw_event).map_err(|damaged| {
+        Rows::of(chunk, &self.columns).map_err(|damaged| {
             Answer::Paused(Problem {
                 reason: PauseReason::Disk,
                 cause: damaged.to_string(),
@@ -427,8 +432,9 @@ impl Sentinel {
                 "{REFUSED_IN_A_ROW} rows were refused one after the other, each standing alone: {cause}"
             ),
             remedy: format!(
-                "compare {} with the columns this forwarder sends; nothing is lost: once a row is accepted, the refused ones are sent again",
-                self.client.target()
+                "compare {} with the columns this forwarder sends (`columns = \"{}\"`); nothing is lost: once a row is accepted, the refused ones are sent again",
+                self.client.target(),
+                self.columns_name
             ),
         })
     }

@@ -359,6 +359,8 @@ pub struct Fields<'a> {
     pub source_ip: Cow<'a, str>,
     pub event: Cow<'a, str>,
     pub description: Cow<'a, str>,
+    /// The whole user as its JSON stands in the event; empty when there is none.
+    pub user: &'a str,
     pub user_name: Cow<'a, str>,
     pub user_login: Cow<'a, str>,
     pub user_avatar_url: Cow<'a, str>,
@@ -382,6 +384,7 @@ impl<'a> Fields<'a> {
             source_ip: text_of(parts.source_ip),
             event: text_of(parts.event),
             description: text_of(parts.description),
+            user: parts.user.map(RawValue::get).filter(|user| *user != "null").unwrap_or_default(),
             user_name: text_of(user.name),
             user_login: text_of(user.login),
             user_avatar_url: text_of(user.avatar_url),

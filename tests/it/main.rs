@@ -10,6 +10,7 @@ mod the_world;
 
 mod aws;
 mod checking;
+mod columns;
 mod commands;
 mod delivery;
 mod endpoints;

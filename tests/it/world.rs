@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::world::World;
 use crate::world::clock::{WorldClock, http_date, rfc3339};
 use crate::world::entra::{self, Entra};
-use crate::world::ingestion::{self, Ingestion, Keep};
+use crate::world::ingestion::{
+    self, CONNECTOR_STREAM, Ingestion, Keep, TABLE_STREAM, official_columns, table_columns,
+};
 use crate::world::lexemes;
 use crate::world::pulumi::Pulumi;
 use crate::world::pulumi::behaviour::{
@@ -1169,6 +1171,62 @@ fn row_of(event: &[u8], key: &str) -> Value {
         "Event_s": id.unwrap_or_else(|| event["event"].clone()), "Description_s": event["description"],
         "TokenID_s": text("tokenID"), "ActorUrn_s": text("actorUrn"), "RequireOrgAdmin_b": flag("reqOrgAdmin"),
         "RequireStackAdmin_b": flag("reqStackAdmin"), "AuthFailure_b": flag("authFailure"), "EventKey_s": key})
+}
+
+#[test]
+fn the_connectors_rule_makes_the_fifteen_columns_of_its_pollers_fields() {
+    let sender = sender();
+    let path = format!("/dataCollectionRules/{RULE}/streams/{CONNECTOR_STREAM}?api-version=2023-01-01");
+    let fields = json!([
+        {"timestamp": NOW - 60, "sourceIP": "192.0.2.1", "event": "user-login", "description": "in", "tokenID": null,
+            "user": {"name": "Ada", "githubLogin": "ada", "email": "ada@example.com"}, "authFailure": true, "EventKey_s": "k"},
+        {"timestamp": NOW - 200_000, "user": null},
+    ]);
+    assert_eq!(sender.send_to(&path, &sender.token, None, fields.to_string()).status(), Some(204));
+    let rows = sender.ingestion.all_rows();
+    let names: BTreeSet<String> = official_columns().into_iter().map(|(name, _)| name).collect();
+    assert!(rows.iter().all(|row| row.cells.keys().cloned().collect::<BTreeSet<_>>() == names));
+    assert_eq!(rows[0].text("TimeGenerated"), rfc3339(NOW - 60));
+    assert_eq!((rows[0].text("UserName_s"), rows[0].text("UserAvatarUrl_s")), ("Ada", ""));
+    assert_eq!((rows[0].text("TokenID_s"), rows[0].flag("AuthFailure_b")), ("", true));
+    assert_eq!(rows[0].cells["RequireOrgAdmin_b"], false);
+    assert_eq!((rows[0].restamped, rows[1].restamped), (false, true));
+    assert_eq!(rows[1].number("Timestamp_d"), Some(NOW - 200_000));
+    assert_eq!(sender.ingestion.dropped_columns(), BTreeMap::from([("EventKey_s".to_owned(), 1)]));
+}
+
+#[test]
+fn without_a_key_the_checker_compares_multisets_so_a_copy_is_one_too_many() {
+    let pulumi = pulumi(Behaviour::mysql());
+    let org = pulumi.org("acme");
+    org.add(Generator::seeded(9).plain().burst(NOW - 60, 40));
+    org.add(Event::at(NOW - 60).twins(3));
+    let source = Source { events: org.truth(), shown: org.shown() };
+    let check = |columns: fn() -> ingestion::Columns, stream: &str, rows: &[Value]| {
+        let sender = sender();
+        sender.ingestion.declare_stream(RULE, TABLE_STREAM, columns());
+        let path = format!("/dataCollectionRules/{RULE}/streams/{stream}?api-version=2023-01-01");
+        let answer = sender.send_to(&path, &sender.token, None, json!(rows).to_string());
+        assert_eq!(answer.status(), Some(204));
+        table::check(&sender.ingestion.all_rows(), "acme", &source, NOW, &Expect::default())
+    };
+    let official: Vec<Value> = source.events.iter().map(|event| row_of(&event.bytes, "")).collect();
+    let fields: Vec<Value> = source
+        .events
+        .iter()
+        .map(|event| serde_json::from_slice(&event.bytes).expect("an ordinary event"))
+        .collect();
+    for (stream, rows) in [(TABLE_STREAM, &official), (CONNECTOR_STREAM, &fields)] {
+        let report = check(official_columns, stream, rows);
+        report.assert_complete();
+        assert_eq!((report.due, report.arrived, report.removable), (43, 43, 0));
+        assert_eq!(check(official_columns, stream, &rows[1..]).lost.len(), 1);
+        let copied = [&rows[..], &rows[40..41]].concat();
+        let report = check(official_columns, stream, &copied);
+        assert_eq!((report.doubled.len(), report.removable), (1, 0), "a fourth twin is one too many");
+    }
+    let report = check(table_columns, TABLE_STREAM, &official);
+    assert_eq!(report.problems.len(), 43, "where the column is there, each row needs its key");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 pub mod rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::ready;
 use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,7 +24,7 @@ use super::query;
 use super::script::{Script, Times};
 use super::server::{Answering, Service};
 use super::verdict::{Cut, RetryAfter, Verdict, html, respond, with_header};
-use rows::{Row, Type};
+use rows::{Row, Transform, Type};
 
 const CONTENT_MAX: usize = 1_048_576;
 const AUDIENCES: [&str; 3] =
@@ -32,6 +32,11 @@ const AUDIENCES: [&str; 3] =
 const ROLE_MISSING: &str = "The authentication token provided does not have access to ingest data for the data collection rule with immutable Id '{rule}' PipelineAccessResult: AccessGranted: False, IsRbacPresent: False, IsDcrDceBindingValid: , DcrArmId: /subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/audit/providers/Microsoft.Insights/dataCollectionRules/{rule}, Message: Required authorization action was not found for tenantId 11111111-1111-1111-1111-111111111111 objectId 22222222-2222-2222-2222-222222222222 on resourceId ConfigurationId: {rule}.";
 
 pub type Columns = Vec<(String, Type)>;
+
+/// The stream of our rows' columns, declared by whoever follows the documentation.
+pub const TABLE_STREAM: &str = "Custom-PulumiAuditLogs_CL";
+/// The stream of Pulumi's own rule, which makes columns of the fields that its poller sends.
+pub const CONNECTOR_STREAM: &str = "Custom-PulumiAuditLogs";
 
 /// How much of what arrives is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,11 +116,18 @@ struct State {
 
 #[derive(Debug, Clone)]
 struct Rule {
-    streams: BTreeMap<String, Columns>,
+    streams: BTreeMap<String, Stream>,
     denied: bool,
     role_from: i64,
     minute: i64,
     in_minute: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Stream {
+    columns: Columns,
+    /// What the rule makes of a row before it is stored; nothing where it takes rows as they are.
+    transform: Option<Transform>,
 }
 
 impl Ingestion {
@@ -144,9 +156,10 @@ impl Ingestion {
 
     /// A data collection rule with the streams that the forwarder and Pulumi's own connector use.
     pub fn create_rule(&self, rule: &str) {
+        let connector = Stream { columns: connector_columns(), transform: Some(rows::connector_transform) };
         let streams = BTreeMap::from([
-            ("Custom-PulumiAuditLogs_CL".to_owned(), table_columns()),
-            ("Custom-PulumiAuditLogs".to_owned(), connector_columns()),
+            (TABLE_STREAM.to_owned(), Stream { columns: table_columns(), transform: None }),
+            (CONNECTOR_STREAM.to_owned(), connector),
         ]);
         self.state().rules.insert(
             rule.to_owned(),
@@ -158,13 +171,13 @@ impl Ingestion {
         self.state().rules.remove(rule);
     }
 
-    /// Declares a stream, or changes what is declared. No columns: takes the stream away.
+    /// Declares a stream that is stored as it is, or changes what is declared. No columns: takes the stream away.
     pub fn declare_stream(&self, rule: &str, stream: &str, columns: Columns) {
         let mut state = self.state();
         let streams = &mut state.rules.get_mut(rule).expect("the rule exists").streams;
         match columns.is_empty() {
             true => streams.remove(stream),
-            false => streams.insert(stream.to_owned(), columns),
+            false => streams.insert(stream.to_owned(), Stream { columns, transform: None }),
         };
     }
 
@@ -422,7 +435,8 @@ impl Ingestion {
             *state.accepted.entry(rule.to_owned()).or_default() += count;
             return;
         }
-        let shaped = rows::shape(plain, &state.rules[rule].streams[stream], now);
+        let Stream { columns, transform } = &state.rules[rule].streams[stream];
+        let shaped = rows::shape(plain, columns, *transform, now);
         *state.accepted.entry(rule.to_owned()).or_default() += shaped.rows.len() as u64;
         let request = state.stored_requests;
         state.table.extend(shaped.rows.into_iter().map(|(cells, restamped)| Row {
@@ -458,8 +472,8 @@ impl Service for Ingestion {
     }
 }
 
-/// The columns of `PulumiAuditLogs_CL` and the forwarder's additions.
-pub fn table_columns() -> Columns {
+/// The fifteen columns of `PulumiAuditLogs_CL`, as Pulumi's own connector makes the table.
+pub fn official_columns() -> Columns {
     let text = [
         "SourceIP_s",
         "Event_s",
@@ -471,17 +485,21 @@ pub fn table_columns() -> Columns {
         "TokenName_s",
         "ActorName_s",
         "ActorUrn_s",
-        "EventKey_s",
-        "OrgName_s",
-        "OrgId_s",
-        "IngestMode_s",
     ];
     let mut columns: Columns = text.iter().map(|name| ((*name).to_owned(), Type::Text)).collect();
     let flags = ["RequireOrgAdmin_b", "RequireStackAdmin_b", "AuthFailure_b"];
     columns.extend(flags.iter().map(|name| ((*name).to_owned(), Type::Boolean)));
     columns.push(("TimeGenerated".to_owned(), Type::DateTime));
-    columns.push(("EventTime_t".to_owned(), Type::DateTime));
     columns.push(("Timestamp_d".to_owned(), Type::Long));
+    columns
+}
+
+/// Those and the forwarder's additions.
+pub fn table_columns() -> Columns {
+    let mut columns = official_columns();
+    let text = ["EventKey_s", "OrgName_s", "OrgId_s", "IngestMode_s"];
+    columns.extend(text.iter().map(|name| ((*name).to_owned(), Type::Text)));
+    columns.push(("EventTime_t".to_owned(), Type::DateTime));
     columns.push(("Chunk_d".to_owned(), Type::Long));
     columns.push(("RawEvent".to_owned(), Type::Dynamic));
     columns
@@ -496,19 +514,6 @@ pub fn connector_columns() -> Columns {
     columns.push(("timestamp".to_owned(), Type::Long));
     columns.push(("user".to_owned(), Type::Dynamic));
     columns
-}
-
-/// Names of the columns beyond Pulumi's own fifteen.
-pub fn additions() -> BTreeSet<&'static str> {
-    BTreeSet::from([
-        "EventKey_s",
-        "OrgName_s",
-        "OrgId_s",
-        "IngestMode_s",
-        "EventTime_t",
-        "Chunk_d",
-        "RawEvent",
-    ])
 }
 
 fn unpack(head: &Parts, body: &Bytes) -> Option<Bytes> {

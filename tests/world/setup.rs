@@ -69,6 +69,12 @@ impl OrgSetup {
         self.with_sentinel()
     }
 
+    /// Other columns than `extended`.
+    pub fn with_columns(mut self, columns: &str) -> Self {
+        self.columns = Some(columns.to_owned());
+        self
+    }
+
     pub fn with_s3(mut self) -> Self {
         self.s3 = true;
         self
@@ -178,12 +184,10 @@ pub fn write_org(world: &World, setup: &OrgSetup) {
         });
         let rule = rule_of(&setup.org);
         let columns = setup.columns.as_deref().unwrap_or("extended");
-        let stream =
-            if columns == "connector" { "Custom-PulumiAuditLogs" } else { "Custom-PulumiAuditLogs_CL" };
         let endpoint = if setup.https { world.ingestion_tls_url() } else { world.ingestion_url() };
         writeln!(
             text,
-            "\n[sentinel]\nendpoint = {endpoint:?}\nrule_id = {rule:?}\nstream = {stream:?}\ncolumns = {columns:?}\n\
+            "\n[sentinel]\nendpoint = {endpoint:?}\nrule_id = {rule:?}\ncolumns = {columns:?}\n\
              authority = {authority:?}\nca_file = {ca:?}\nidentity = {identity}",
             authority = world.entra_url(),
             ca = world.ca_pem(),

@@ -77,7 +77,7 @@ impl Bucket {
     /// Nothing depends on it.
     async fn object_lock(&mut self) -> Trial {
         let unknown = |why: &str| format!("not known ({why})");
-        let Some(client) = self.client.clone() else {
+        let Some(client) = self.connected.as_ref().map(|connected| connected.client.clone()) else {
             return Trial::new("object lock", unknown("no connection"));
         };
         let asked = client.get_object_lock_configuration().bucket(&self.settings.bucket);

@@ -3,13 +3,12 @@
 //! Pure: no IO, no clock, no chance. The same chunk always gives the same rows, so nothing of them is kept between two tries. The
 //! module decides what a row holds and what cannot be a row; it does not know who asks for it.
 //!
-//! *Why a table of columns:* [`COLUMNS`] is the one place that names them; what is written, what the templates declare and what
-//! the documentation lists can then not differ. *Why no `serde_json::Value`:* it triples the cost of an event, and this is the
-//! largest part of what an event costs.
+//! *Why no `serde_json::Value`:* it triples the cost of an event, and this is the largest part of what an event costs.
 //!
 //! *Why a doubtful event stands in `RawEvent` as text:* Azure takes a body that it cannot parse with 204 and drops all of its rows.
 //! What some JSON reader might refuse (a lone surrogate, `1e999`, deep nesting) is therefore never sent as JSON, but as a string
-//! that holds it.
+//! that holds it. The connector's `user` must stay an object, since Pulumi's own rule takes its texts out: a doubtful one is sent
+//! with these texts alone.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -21,6 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::columns::{Cell, Column, Raw, Source, texts_of_user};
 use crate::chunk::{Chunk, Damaged, Line};
 use crate::clock::Second;
 use crate::destination::{QuarantineReason, Refusal, RowId};
@@ -39,186 +39,19 @@ pub const TEXT_BYTES_MAX: usize = 64_000;
 pub const CUT_MARK: &str = "…[cut]";
 /// Texts are not halved below this.
 const TEXT_BYTES_LEAST: usize = 256;
+/// Most bytes of a user's JSON that is sent as it stands: no text in it is long enough to be cut.
+const USER_BYTES_MAX: usize = TEXT_UNITS_MAX;
 /// `2026-11-21T10:15:00`.
 const TIME_BYTES: usize = 19;
 /// Deepest nesting of an event that is sent as JSON; several readers stop at 64.
 const RAW_DEPTH_MAX: usize = 32;
-
-/// A column of the table.
-pub struct Column {
-    pub name: &'static str,
-    pub kind: ColumnKind,
-    /// Which field of the event, or what of ours, it holds.
-    pub from: &'static str,
-    cell: for<'a> fn(&'a Source<'a>) -> Cell<'a>,
-}
-
-/// A column's type, as a stream declares it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnKind {
-    DateTime,
-    Long,
-    String,
-    Boolean,
-    Dynamic,
-}
-
-impl ColumnKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ColumnKind::DateTime => "datetime",
-            ColumnKind::Long => "long",
-            ColumnKind::String => "string",
-            ColumnKind::Boolean => "boolean",
-            ColumnKind::Dynamic => "dynamic",
-        }
-    }
-}
-
-/// The `extended` columns: the fifteen of Pulumi's own connector, same names and types, then ours. The last is sent only with
-/// `raw_event = true`.
-pub const COLUMNS: [Column; 22] = {
-    use ColumnKind::{Boolean, DateTime, Dynamic, Long, String};
-    [
-        Column { name: "TimeGenerated", kind: DateTime, from: "timestamp", cell: |s| Cell::Time(s.time) },
-        Column { name: "Timestamp_d", kind: Long, from: "timestamp", cell: |s| Cell::Long(s.at.0) },
-        Column {
-            name: "SourceIP_s",
-            kind: String,
-            from: "sourceIP",
-            cell: |s| Cell::Text(&s.fields.source_ip),
-        },
-        Column { name: "Event_s", kind: String, from: "event", cell: |s| Cell::Text(s.event) },
-        Column {
-            name: "Description_s",
-            kind: String,
-            from: "description",
-            cell: |s| Cell::Text(&s.fields.description),
-        },
-        Column {
-            name: "UserName_s",
-            kind: String,
-            from: "user.name",
-            cell: |s| Cell::Text(&s.fields.user_name),
-        },
-        Column {
-            name: "UserLogin_s",
-            kind: String,
-            from: "user.githubLogin",
-            cell: |s| Cell::Text(&s.fields.user_login),
-        },
-        Column {
-            name: "UserAvatarUrl_s",
-            kind: String,
-            from: "user.avatarUrl",
-            cell: |s| Cell::Text(&s.fields.user_avatar_url),
-        },
-        Column { name: "TokenID_s", kind: String, from: "tokenID", cell: |s| Cell::Text(&s.fields.token_id) },
-        Column {
-            name: "TokenName_s",
-            kind: String,
-            from: "tokenName",
-            cell: |s| Cell::Text(&s.fields.token_name),
-        },
-        Column {
-            name: "ActorName_s",
-            kind: String,
-            from: "actorName",
-            cell: |s| Cell::Text(&s.fields.actor_name),
-        },
-        Column {
-            name: "ActorUrn_s",
-            kind: String,
-            from: "actorUrn",
-            cell: |s| Cell::Text(&s.fields.actor_urn),
-        },
-        Column {
-            name: "RequireOrgAdmin_b",
-            kind: Boolean,
-            from: "reqOrgAdmin",
-            cell: |s| Cell::Boolean(s.fields.require_org_admin),
-        },
-        Column {
-            name: "RequireStackAdmin_b",
-            kind: Boolean,
-            from: "reqStackAdmin",
-            cell: |s| Cell::Boolean(s.fields.require_stack_admin),
-        },
-        Column {
-            name: "AuthFailure_b",
-            kind: Boolean,
-            from: "authFailure",
-            cell: |s| Cell::Boolean(s.fields.auth_failure),
-        },
-        Column { name: "EventKey_s", kind: String, from: "the event key", cell: |s| Cell::Name(s.key) },
-        Column {
-            name: "OrgName_s",
-            kind: String,
-            from: "Pulumi's name of the organization at collection",
-            cell: |s| Cell::Name(&s.chunk.org),
-        },
-        Column {
-            name: "OrgId_s",
-            kind: String,
-            from: "the org's id",
-            cell: |s| Cell::Name(s.chunk.id.as_str()),
-        },
-        Column { name: "EventTime_t", kind: DateTime, from: "timestamp", cell: |s| Cell::Time(s.time) },
-        Column {
-            name: "IngestMode_s",
-            kind: String,
-            from: "how it was collected",
-            cell: |s| Cell::Name(s.chunk.mode.as_str()),
-        },
-        Column {
-            name: "Chunk_d",
-            kind: Long,
-            from: "the chunk's number",
-            cell: |s| Cell::Count(s.chunk.number),
-        },
-        Column { name: "RawEvent", kind: Dynamic, from: "the event as received", cell: |s| Cell::Raw(s.raw) },
-    ]
-};
-
-/// What a row is made from.
-struct Source<'a> {
-    chunk: &'a Chunk,
-    key: &'a str,
-    at: Second,
-    /// RFC 3339 without the `Z`.
-    time: &'a str,
-    event: &'a str,
-    fields: &'a Fields<'a>,
-    raw: Raw<'a>,
-}
-
-#[derive(Clone, Copy)]
-enum Raw<'a> {
-    Json(&'a str),
-    /// Base64 of an event that is not UTF-8.
-    Base64(&'a str),
-}
-
-#[derive(Clone, Copy)]
-enum Cell<'a> {
-    Time(&'a str),
-    Long(i64),
-    Count(u64),
-    /// May be cut.
-    Text(&'a str),
-    /// Never cut.
-    Name(&'a str),
-    Boolean(bool),
-    Raw(Raw<'a>),
-    Null,
-}
 
 /// What was odd in a chunk's events, for the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Oddities {
     /// Event types that are neither an id nor a display name we know.
     pub unknown_event: u64,
-    /// Texts that were cut, `RawEvent`s left out included.
+    /// Texts that were cut; a `RawEvent` left out and a `user` made shorter count too.
     pub cut_text: u64,
 }
 
@@ -241,15 +74,14 @@ struct Row {
 }
 
 impl Rows {
-    /// Maps a chunk.
+    /// Maps a chunk to these columns.
     ///
     /// # Errors
     /// When the chunk's body is not what it was made from.
-    pub fn of(chunk: &Chunk, raw_event: bool) -> Result<Rows, Damaged> {
+    pub fn of(chunk: &Chunk, columns: &[&Column]) -> Result<Rows, Damaged> {
         let damaged = || Damaged { number: chunk.number };
         let lines = chunk.lines()?;
         let lines = std::str::from_utf8(&lines).map_err(|_| damaged())?;
-        let columns = if raw_event { &COLUMNS[..] } else { &COLUMNS[..COLUMNS.len() - 1] };
         let frame = Frame::of(chunk);
         let mut rows = Rows { bytes: Vec::with_capacity(lines.len() + lines.len() / 4), ..Rows::default() };
         for (number, line) in lines.lines().enumerate() {
@@ -259,7 +91,7 @@ impl Rows {
         Ok(rows)
     }
 
-    fn add(&mut self, chunk: &Chunk, columns: &[Column], number: u32, parts: &Parts<'_>) {
+    fn add(&mut self, chunk: &Chunk, columns: &[&Column], number: u32, parts: &Parts<'_>) {
         let decoded;
         let text = match parts.raw {
             Raw::Json(raw) => raw,
@@ -286,7 +118,7 @@ impl Rows {
 
         self.bytes.push(if self.rows.is_empty() { b'[' } else { b',' });
         let from = self.bytes.len();
-        let mut cut = write_row(&mut self.bytes, columns, &source);
+        let mut cut = write_row(&mut self.bytes, columns, &source, None);
         if self.bytes.len() - from > ROW_BYTES_MAX {
             self.bytes.truncate(from);
             match write_small_row(&mut self.bytes, columns, &source) {
@@ -366,100 +198,141 @@ impl Rows {
     }
 }
 
-/// Writes a row; returns how many texts were cut.
-fn write_row(out: &mut Vec<u8>, columns: &[Column], source: &Source<'_>) -> u64 {
-    let mut cut = 0;
+/// Writes a row; returns how many texts were cut. With `room`, the row is being made smaller.
+fn write_row(out: &mut Vec<u8>, columns: &[&Column], source: &Source<'_>, room: Option<&mut Room>) -> u64 {
+    let mut writer = Writer { out, room, cut: 0 };
     for (index, column) in columns.iter().enumerate() {
-        write_name(out, index, column);
-        match (column.cell)(source) {
-            Cell::Text(text) => {
-                let kept = kept_bytes(text);
-                cut += u64::from(kept < text.len());
-                write_cut(out, text, kept);
-            }
-            cell => write_cell(out, cell),
-        }
+        writer.name(index, column.name);
+        writer.cell((column.cell)(source));
     }
-    out.push(b'}');
-    cut
+    writer.out.push(b'}');
+    writer.cut
 }
 
 /// Writes a row that would be too large: without `RawEvent`, and then with its longest text halved until it fits. Returns how
 /// many texts were cut, or `None` when it does not fit all the same.
-fn write_small_row(out: &mut Vec<u8>, columns: &[Column], source: &Source<'_>) -> Option<u64> {
-    let mut cut = 0;
-    let mut cells: Vec<(Cell<'_>, usize)> = Vec::with_capacity(columns.len());
-    for column in columns {
-        cells.push(match (column.cell)(source) {
-            Cell::Raw(_) => {
-                cut += 1;
-                (Cell::Null, 0)
-            }
-            Cell::Text(text) => (Cell::Text(text), kept_bytes(text)),
-            cell => (cell, 0),
-        });
-    }
+fn write_small_row(out: &mut Vec<u8>, columns: &[&Column], source: &Source<'_>) -> Option<u64> {
+    let mut room = Room::default();
     let start = out.len();
     loop {
+        let cut = write_row(out, columns, source, Some(&mut room));
+        if out.len() - start <= ROW_BYTES_MAX {
+            return Some(cut);
+        }
         out.truncate(start);
-        let mut longest = (0, None);
-        for (index, (column, (cell, kept))) in columns.iter().zip(&cells).enumerate() {
-            write_name(out, index, column);
-            let before = out.len();
-            match cell {
-                Cell::Text(text) => {
-                    write_cut(out, text, *kept);
-                    if *kept >= TEXT_BYTES_LEAST && out.len() - before > longest.0 {
-                        longest = (out.len() - before, Some(index));
-                    }
-                }
-                cell => write_cell(out, *cell),
+        room.halve_the_longest()?;
+    }
+}
+
+/// How much of each text a row has room for, by the order in which they stand in it.
+#[derive(Default)]
+struct Room {
+    kept: Vec<usize>,
+    /// Which text is written next.
+    next: usize,
+    /// Of those that may be halved: how many bytes it took, and which.
+    longest: Option<(usize, usize)>,
+}
+
+impl Room {
+    fn kept_bytes(&mut self, text: &str) -> usize {
+        if self.next == self.kept.len() {
+            self.kept.push(kept_bytes(text));
+        }
+        text.floor_char_boundary(self.kept[self.next])
+    }
+
+    fn written(&mut self, bytes: usize) {
+        let may_be_halved = self.kept[self.next] >= TEXT_BYTES_LEAST;
+        if may_be_halved && self.longest.is_none_or(|(most, _)| bytes > most) {
+            self.longest = Some((bytes, self.next));
+        }
+        self.next += 1;
+    }
+
+    /// `None` when nothing is left to halve.
+    fn halve_the_longest(&mut self) -> Option<()> {
+        let (_, longest) = self.longest.take()?;
+        self.kept[longest] /= 2;
+        self.next = 0;
+        Some(())
+    }
+}
+
+struct Writer<'w> {
+    out: &'w mut Vec<u8>,
+    room: Option<&'w mut Room>,
+    cut: u64,
+}
+
+impl Writer<'_> {
+    fn name(&mut self, index: usize, name: &str) {
+        self.out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn cell(&mut self, cell: Cell<'_>) {
+        match cell {
+            Cell::Time(time) => {
+                self.out.push(b'"');
+                self.out.extend_from_slice(time.as_bytes());
+                self.out.extend_from_slice(b".000000Z\"");
+            }
+            Cell::Long(number) => write_json(self.out, &number),
+            Cell::Count(number) => write_json(self.out, &number),
+            Cell::Text(text) => self.text(text),
+            Cell::Name(text) => write_json(self.out, text),
+            Cell::Boolean(true) => self.out.extend_from_slice(b"true"),
+            Cell::Boolean(false) => self.out.extend_from_slice(b"false"),
+            Cell::Raw(_) if self.room.is_some() => {
+                self.out.extend_from_slice(b"null");
+                self.cut += 1;
+            }
+            Cell::Raw(Raw::Json(raw)) if is_plain(raw) => self.out.extend_from_slice(raw.as_bytes()),
+            Cell::Raw(Raw::Json(raw)) => write_json(self.out, raw),
+            Cell::Raw(Raw::Base64(base64)) => {
+                self.out.extend_from_slice(b"{\"event_base64\":");
+                write_json(self.out, base64);
+                self.out.push(b'}');
+            }
+            Cell::User(fields) => self.user(fields),
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        let kept = self.room.as_mut().map_or_else(|| kept_bytes(text), |room| room.kept_bytes(text));
+        let before = self.out.len();
+        if kept == text.len() {
+            write_json(self.out, text);
+        } else {
+            write_json(self.out, &format!("{}{CUT_MARK}", &text[..kept]));
+            self.cut += 1;
+        }
+        if let Some(room) = &mut self.room {
+            room.written(self.out.len() - before);
+        }
+    }
+
+    fn user(&mut self, fields: &Fields<'_>) {
+        let raw = fields.user;
+        let short = raw.len() <= USER_BYTES_MAX;
+        if raw.is_empty() {
+            self.out.extend_from_slice(b"null");
+        } else if short && is_plain(raw) {
+            self.out.extend_from_slice(raw.as_bytes());
+        } else {
+            let before = self.cut;
+            for (index, (name, text)) in texts_of_user(fields).into_iter().enumerate() {
+                self.name(index, name);
+                self.text(text);
+            }
+            self.out.push(b'}');
+            // Something else in it was long, and is left out.
+            if !short && self.cut == before {
+                self.cut += 1;
             }
         }
-        out.push(b'}');
-        if out.len() - start <= ROW_BYTES_MAX {
-            let texts = cells.iter().filter(|(cell, kept)| matches!(cell, Cell::Text(t) if *kept < t.len()));
-            return Some(cut + texts.count() as u64);
-        }
-        let (Cell::Text(text), kept) = &mut cells[longest.1?] else { return None };
-        *kept = text.floor_char_boundary(*kept / 2);
-    }
-}
-
-fn write_name(out: &mut Vec<u8>, index: usize, column: &Column) {
-    out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
-    out.extend_from_slice(column.name.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-fn write_cell(out: &mut Vec<u8>, cell: Cell<'_>) {
-    match cell {
-        Cell::Time(time) => {
-            out.push(b'"');
-            out.extend_from_slice(time.as_bytes());
-            out.extend_from_slice(b".000000Z\"");
-        }
-        Cell::Long(number) => write_json(out, &number),
-        Cell::Count(number) => write_json(out, &number),
-        Cell::Text(text) | Cell::Name(text) => write_json(out, text),
-        Cell::Boolean(true) => out.extend_from_slice(b"true"),
-        Cell::Boolean(false) => out.extend_from_slice(b"false"),
-        Cell::Raw(Raw::Json(raw)) if is_plain(raw) => out.extend_from_slice(raw.as_bytes()),
-        Cell::Raw(Raw::Json(raw)) => write_json(out, raw),
-        Cell::Raw(Raw::Base64(base64)) => {
-            out.extend_from_slice(b"{\"event_base64\":");
-            write_json(out, base64);
-            out.push(b'}');
-        }
-        Cell::Null => out.extend_from_slice(b"null"),
-    }
-}
-
-fn write_cut(out: &mut Vec<u8>, text: &str, kept: usize) {
-    if kept == text.len() {
-        write_json(out, text);
-    } else {
-        write_json(out, &format!("{}{CUT_MARK}", &text[..kept]));
     }
 }
 
@@ -652,9 +525,11 @@ mod tests {
     use bytes::Bytes;
     use serde_json::Value;
 
+    use super::super::columns::{ColumnKind, chosen};
     use super::*;
     use crate::chunk::{Cut, Link, Mode, NewEvent, Packing, Summary};
     use crate::clock::Window;
+    use crate::config::settings::Columns;
     use crate::event::{Event, EventKey, Identity, OrgId, Payload};
 
     const AT: Second = Second(1_795_256_100);
@@ -697,7 +572,7 @@ mod tests {
     }
 
     fn rows(events: &[&str]) -> Rows {
-        Rows::of(&chunk(events), true).unwrap()
+        Rows::of(&chunk(events), &chosen(Columns::Extended, true)).unwrap()
     }
 
     fn values(rows: &Rows) -> Vec<Value> {
@@ -724,31 +599,93 @@ mod tests {
         assert_eq!(rows.key(0), key.as_str());
     }
 
-    #[test]
-    fn absent_fields_are_empty_or_false_and_the_raw_event_is_sent_on_request_only() {
-        let chunk = chunk(&[r#"{"timestamp":1795256100}"#]);
-        let rows = Rows::of(&chunk, false).unwrap();
-        let row = &values(&rows)[0];
-        let object = row.as_object().unwrap();
-        let names: Vec<_> = COLUMNS[..21].iter().map(|column| column.name).collect();
-        assert_eq!(object.len(), names.len());
-        for (column, name) in COLUMNS.iter().zip(names) {
-            match column.kind {
-                ColumnKind::Boolean => assert_eq!(object[name], Value::Bool(false), "{name}"),
-                ColumnKind::Long => assert!(object[name].is_i64(), "{name}"),
-                _ => assert!(object[name].is_string(), "{name}"),
-            }
+    /// Each choice of columns, with its name.
+    const CHOICES: [(&str, Columns, bool); 4] = [
+        ("official", Columns::Official, false),
+        ("extended", Columns::Extended, false),
+        ("extended_with_raw_event", Columns::Extended, true),
+        ("connector", Columns::Connector, false),
+    ];
+
+    /// As it is sent, a column a line, and long runs of one character as their length.
+    fn shown(row: &[u8], columns: &[&Column]) -> String {
+        let mut text = String::from_utf8(row.to_vec()).unwrap();
+        for column in columns {
+            let name = format!("\"{}\":", column.name);
+            text = text.replace(&format!(",{name}"), &format!(",\n {name}"));
         }
-        assert_eq!(object["TokenID_s"], "");
+        let mut shown = String::new();
+        let mut rest = text.as_str();
+        while let Some(first) = rest.chars().next() {
+            let run = rest.len() - rest.trim_start_matches(first).len();
+            let count = run / first.len_utf8();
+            if count > 50 {
+                shown.push_str(&format!("<{first} {count} times>"));
+            } else {
+                shown.push_str(&rest[..run]);
+            }
+            rest = &rest[run..];
+        }
+        shown
     }
 
     #[test]
-    fn column_names_are_what_azure_takes() {
-        for column in &COLUMNS {
-            assert!((2..=45).contains(&column.name.len()));
-            assert!(column.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+    fn golden_rows_of_every_choice_of_columns() {
+        let long = "x".repeat(40_000);
+        let events: Vec<(&str, Vec<u8>)> = vec![
+            ("complete, type as a display name", EVENT.into()),
+            ("nothing but a time", br#"{"timestamp":1795256100}"#.into()),
+            ("no user", br#"{"timestamp":1795256100,"sourceIP":"::1","event":"user-login-failed","description":"Login failed.","user":null,"authFailure":true}"#.into()),
+            ("wrong types", br#"{"timestamp":1795256100,"sourceIP":null,"event":7,"description":["a",1.50],"user":"ada","tokenID":false,"tokenName":{"n":1},"reqOrgAdmin":"true","reqStackAdmin":1,"authFailure":null}"#.into()),
+            ("wrong types in the user", br#"{"timestamp":1795256100,"event":"quantum-leap","user":{"name":5,"githubLogin":["ada"],"avatarUrl":null}}"#.into()),
+            ("a user with more fields, names twice", br#"{"timestamp":1795256100,"event":"x","event":"user-login","user":{"name":"Ada","githubLogin":"ada","avatarUrl":"","email":"ada@example.com","teams":[{"n":1}]}}"#.into()),
+            ("half a pair", br#"{"timestamp":1795256100,"event":"user-login","description":"a\ud800b","user":{"name":"x\udc00","githubLogin":"ada","email":"ada@example.com"}}"#.into()),
+            ("a user's number out of range", br#"{"timestamp":1795256100,"event":"user-login","user":{"name":"Ada","githubLogin":"ada","rank":1e999}}"#.into()),
+            ("not UTF-8", b"{\"timestamp\":1795256100,\"event\":\"user-login\",\"description\":\"a\xffb\",\"user\":{\"name\":\"\xff\"}}".into()),
+            ("huge texts", serde_json::json!({"timestamp": AT.0, "event": "user-login", "description": long, "actorUrn": long, "user": {"name": long, "githubLogin": "ada", "email": "ada@example.com"}}).to_string().into()),
+            ("a user with something huge", serde_json::json!({"timestamp": AT.0, "event": "user-login", "user": {"name": "Ada", "more": long}}).to_string().into()),
+        ];
+        let chunk = chunk_named(
+            "acme-corp",
+            &events.iter().map(|(_, raw)| (raw.as_slice(), Some(AT))).collect::<Vec<_>>(),
+        );
+        for (name, columns, raw_event) in CHOICES {
+            let columns = chosen(columns, raw_event);
+            let rows = Rows::of(&chunk, &columns).unwrap();
+            assert_eq!((rows.len(), rows.unsendable.len()), (events.len(), 0));
+            assert!(values(&rows).iter().all(|row| row.as_object().unwrap().len() == columns.len()));
+            let mut page = format!("{:?}\n", rows.oddities);
+            for (index, (event, _)) in events.iter().enumerate() {
+                let body = rows.body(index..index + 1);
+                page.push_str(&format!("\n# {event}\n{}\n", shown(&body[1..body.len() - 1], &columns)));
+            }
+            insta::assert_snapshot!(name, page);
         }
-        assert_eq!(COLUMNS[21].kind.as_str(), "dynamic");
+    }
+
+    #[test]
+    fn every_cell_has_its_columns_type_whatever_the_event_holds() {
+        let events = [
+            EVENT,
+            r#"{"timestamp":1795256100}"#,
+            r#"{"timestamp":1795256100,"event":{},"description":7,"user":[],"tokenID":true,"authFailure":"true"}"#,
+        ];
+        for (name, columns, raw_event) in CHOICES {
+            let columns = chosen(columns, raw_event);
+            let rows = Rows::of(&chunk(&events), &columns).unwrap();
+            for row in values(&rows) {
+                for column in &columns {
+                    let cell = &row[column.name];
+                    let fits = match column.kind {
+                        ColumnKind::Boolean => cell.is_boolean(),
+                        ColumnKind::Long => cell.is_i64(),
+                        ColumnKind::String | ColumnKind::DateTime => cell.is_string(),
+                        ColumnKind::Dynamic => true,
+                    };
+                    assert!(fits, "{name}: {} is {cell}", column.name);
+                }
+            }
+        }
     }
 
     #[test]
@@ -800,19 +737,50 @@ mod tests {
             "timestamp": AT.0, "event": "x", "description": text, "sourceIP": text, "tokenID": text, "tokenName": text,
             "actorName": text, "actorUrn": text, "user": {"name": "Ada", "githubLogin": text, "avatarUrl": text}
         });
-        let rows = rows(&[&event.to_string()]);
+        for (_, columns, raw_event) in CHOICES {
+            let rows = Rows::of(&chunk(&[&event.to_string()]), &chosen(columns, raw_event)).unwrap();
+            let body = rows.body(0..1);
+            assert!(body.len() <= BODY_BYTES_MAX && body.len() > BODY_BYTES_MAX / 2, "{}", body.len());
+            let row = &values(&rows)[0];
+            if columns == Columns::Connector {
+                assert_eq!(row["user"]["name"], "Ada");
+                assert_eq!(row["user"].as_object().unwrap().len(), 3);
+                let description = row["description"].as_str().unwrap();
+                assert!(text.starts_with(description.strip_suffix(CUT_MARK).unwrap_or(description)));
+            } else {
+                assert_eq!(row["UserName_s"], "Ada");
+            }
+            if columns == Columns::Extended {
+                assert_eq!(row["EventKey_s"], rows.key(0));
+            }
+            assert!(rows.oddities.cut_text > 1);
+            assert!(rows.unsendable.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_text_of_the_connectors_user_may_be_halved() {
+        let text = "\u{1}".repeat(32_000);
+        let mut event = serde_json::json!({"timestamp": AT.0});
+        for name in ["event", "description", "sourceIP", "tokenID", "tokenName", "actorName", "actorUrn"] {
+            event[name] = "\u{1}".repeat(11_000).into();
+        }
+        event["user"] = serde_json::json!({"name": text, "githubLogin": text, "avatarUrl": text});
+        let columns = chosen(Columns::Connector, false);
+        let rows = Rows::of(&chunk(&[&event.to_string()]), &columns).unwrap();
         let body = rows.body(0..1);
-        assert!(body.len() <= BODY_BYTES_MAX && body.len() > BODY_BYTES_MAX / 2, "{}", body.len());
-        assert_eq!(values(&rows)[0]["UserName_s"], "Ada");
-        assert_eq!(values(&rows)[0]["EventKey_s"], rows.key(0));
-        assert!(rows.oddities.cut_text > 1);
-        assert!(rows.unsendable.is_empty());
+        assert!(body.len() <= BODY_BYTES_MAX && body.len() > BODY_BYTES_MAX * 3 / 4, "{}", body.len());
+        let row = &values(&rows)[0];
+        assert_eq!(row["description"].as_str().unwrap().len(), 11_000);
+        assert!(
+            row["user"].as_object().unwrap().values().any(|text| text.as_str().unwrap().ends_with(CUT_MARK))
+        );
     }
 
     #[test]
     fn an_event_without_a_plausible_time_is_never_a_row() {
         let chunk = chunk_named("acme", &[(br#"{"timestamp":"soon"}"#, None), (b"[1,2]", None)]);
-        let rows = Rows::of(&chunk, true).unwrap();
+        let rows = Rows::of(&chunk, &chosen(Columns::Extended, true)).unwrap();
         assert!(rows.is_empty());
         assert_eq!(rows.body(0..0), b"[]");
         let reasons: Vec<_> =
@@ -845,7 +813,8 @@ mod tests {
     #[test]
     fn an_event_that_is_not_utf_8_is_a_row_all_the_same() {
         let raw: &[u8] = b"{\"timestamp\":1795256100,\"event\":\"stack-deleted\",\"description\":\"a\xffb\"}";
-        let rows = Rows::of(&chunk_named("acme", &[(raw, Some(AT))]), true).unwrap();
+        let rows =
+            Rows::of(&chunk_named("acme", &[(raw, Some(AT))]), &chosen(Columns::Extended, true)).unwrap();
         let row = &values(&rows)[0];
         assert_eq!(row["Event_s"], "stack-deleted");
         assert_eq!(row["Description_s"], "a\u{fffd}b");

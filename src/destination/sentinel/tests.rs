@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::*;
 use crate::chunk::{CHUNK_EVENTS_MAX, Cut, Link, Mode, NewEvent, Packing, Summary};
 use crate::clock::{Second, Window};
-use crate::config::settings::AzureIdentity;
+use crate::config::settings::{AzureIdentity, Columns};
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
 use crate::http::{Failure, Request, Response};
 use crate::metrics::Metrics;
@@ -438,7 +438,7 @@ async fn a_try_after_a_lost_answer_sends_only_what_is_left() {
     let mut bench = Bench::with(&[], Vec::new(), |settings| settings.raw_event = true);
     let padding = "p".repeat(1100);
     bench.chunks = vec![chunk(0, &names(0, 0..430), &padding)];
-    let Some(rows) = Rows::of(&bench.chunks[0], true).ok() else { panic!() };
+    let Some(rows) = Rows::of(&bench.chunks[0], &bench.sentinel.columns).ok() else { panic!() };
     // Smaller bodies, so that there are several.
     bench.sentinel.body_bytes_max = 200_000;
     let bodies = rows.packed(200_000).len();

@@ -52,6 +52,9 @@ impl Row {
     }
 }
 
+/// What a rule makes of a row.
+pub type Transform = fn(BTreeMap<String, Value>) -> BTreeMap<String, Value>;
+
 /// What a body turned into.
 #[derive(Debug, Default)]
 pub struct Shaped {
@@ -67,7 +70,7 @@ pub fn split(body: &[u8]) -> Result<Vec<&RawValue>, String> {
     serde_json::from_slice(body).map_err(|error| format!("the body is not a JSON array: {error}"))
 }
 
-pub fn shape(body: &[u8], columns: &[(String, Type)], received: i64) -> Shaped {
+pub fn shape(body: &[u8], columns: &[(String, Type)], transform: Option<Transform>, received: i64) -> Shaped {
     let mut shaped = Shaped::default();
     let rows = match split(body) {
         Ok(rows) => rows,
@@ -85,10 +88,51 @@ pub fn shape(body: &[u8], columns: &[(String, Type)], received: i64) -> Shaped {
             .iter()
             .map(|(name, kind)| (name.clone(), coerce(fields.get(name).map(|raw| raw.get()), *kind)))
             .collect();
+        if let Some(transform) = transform {
+            cells = transform(cells);
+        }
         let restamped = restamp(&mut cells, received);
         shaped.rows.push((cells, restamped));
     }
     shaped
+}
+
+/// The transformation of the rule that comes with Pulumi's connector: from the fields its poller sends to the fifteen columns.
+pub fn connector_transform(cells: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let text = |value: &Value| match value {
+        Value::Null => Value::from(""),
+        Value::String(text) => Value::from(text.clone()),
+        other => Value::from(other.to_string()),
+    };
+    let flag = |value: &Value| Value::Bool(value.as_bool().unwrap_or_default());
+    let second = &cells["timestamp"];
+    let user = &cells["user"];
+    let mut made = BTreeMap::from([
+        ("TimeGenerated", second.as_i64().map_or(Value::Null, |second| Value::from(rfc3339(second)))),
+        ("Timestamp_d", second.clone()),
+        ("UserName_s", text(&user["name"])),
+        ("UserLogin_s", text(&user["githubLogin"])),
+        ("UserAvatarUrl_s", text(&user["avatarUrl"])),
+    ]);
+    for (column, field) in [
+        ("SourceIP_s", "sourceIP"),
+        ("Event_s", "event"),
+        ("Description_s", "description"),
+        ("TokenID_s", "tokenID"),
+        ("TokenName_s", "tokenName"),
+        ("ActorName_s", "actorName"),
+        ("ActorUrn_s", "actorUrn"),
+    ] {
+        made.insert(column, text(&cells[field]));
+    }
+    for (column, field) in [
+        ("RequireOrgAdmin_b", "reqOrgAdmin"),
+        ("RequireStackAdmin_b", "reqStackAdmin"),
+        ("AuthFailure_b", "authFailure"),
+    ] {
+        made.insert(column, flag(&cells[field]));
+    }
+    made.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn restamp(cells: &mut BTreeMap<String, Value>, received: i64) -> bool {
