@@ -15,7 +15,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::Chunk;
-use crate::probe::trial::{How, Trial};
+use crate::problem::Problem;
+use crate::trial::{How, Outcome, Trial};
 
 /// The closed set of destinations. Its text names lanes in configuration, metrics, status and state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,64 +91,14 @@ pub enum Answer {
     Paused(Problem),
 }
 
-/// Something only a person can change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub reason: PauseReason,
-    /// What was refused, by whom, with which status. No secrets, no event contents.
-    pub cause: String,
-    /// What to do about it.
-    pub remedy: String,
-}
-
-/// Why a lane or an org waits for a person.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PauseReason {
-    Credentials,
-    Permission,
-    Configuration,
-    Fenced,
-    Disk,
-}
-
-impl PauseReason {
-    pub const ALL: [PauseReason; 5] = [
-        PauseReason::Credentials,
-        PauseReason::Permission,
-        PauseReason::Configuration,
-        PauseReason::Fenced,
-        PauseReason::Disk,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PauseReason::Credentials => "credentials",
-            PauseReason::Permission => "permission",
-            PauseReason::Configuration => "configuration",
-            PauseReason::Fenced => "fenced",
-            PauseReason::Disk => "disk",
-        }
-    }
-}
-
-/// Why a lane or an org waits for nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WaitReason {
-    Throttled,
-    Backoff,
-    JournalFull,
-}
-
-impl WaitReason {
-    pub const ALL: [WaitReason; 3] = [WaitReason::Throttled, WaitReason::Backoff, WaitReason::JournalFull];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            WaitReason::Throttled => "throttled",
-            WaitReason::Backoff => "backoff",
-            WaitReason::JournalFull => "journal_full",
+/// As `check` shows it; for an answer that is not [`Answer::Durable`].
+impl From<Answer> for Outcome {
+    fn from(answer: Answer) -> Outcome {
+        match answer {
+            Answer::Durable(receipt) => Outcome::Ok(format!("accepted with {}", receipt.status)),
+            Answer::Ambiguous(cause) => Outcome::unreachable(cause),
+            Answer::Throttled { wait, cause } => Outcome::throttled(&cause, wait),
+            Answer::Paused(problem) => Outcome::Failed(problem),
         }
     }
 }

@@ -14,13 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chunk::Chunk;
 use crate::clock::{Clock, whole_seconds};
-use crate::destination::{
-    Answer, Backlog, Destination, DestinationName, PauseReason, Problem, Receipt, WaitReason,
-};
+use crate::destination::{Answer, Backlog, Destination, DestinationName, Receipt};
 use crate::event::OrgId;
 use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Acknowledge, Journal, JournalError};
 use crate::metrics::{Delivery, OrgMetrics};
+use crate::problem::{PauseReason, Problem, WaitReason};
 use crate::report::Party;
 use crate::retry;
 

@@ -33,8 +33,8 @@
 //! | what each destination's answer leads to | [`destination::Answer`], [`lane`], [`retry`] |
 //! | what a row of Sentinel's table holds | [`destination::sentinel::columns`] |
 //! | how an org is put together | [`org`], [`supervisor`] |
-//! | what `check` tries, and where a new trial goes | [`probe`], [`destination::Destination::check`] |
-//! | what a pause looks like from outside | [`report`], [`metrics`], [`admin`] |
+//! | what `check` tries, and where a new trial goes | [`probe`], [`trial`], [`destination::Destination::check`] |
+//! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
 //!
@@ -69,8 +69,10 @@ pub mod log;
 pub mod metrics;
 pub mod org;
 pub mod probe;
+pub mod problem;
 pub mod pulumi;
 pub mod report;
 pub mod retry;
 pub mod secret;
 pub mod supervisor;
+pub mod trial;

@@ -18,11 +18,12 @@ use crate::config::settings::{OrgSettings, Settings};
 use crate::destination::s3::client::Connections;
 use crate::destination::sentinel::Sentinel;
 use crate::destination::sentinel::credential::Credentials;
-use crate::destination::{Destination, DestinationName, PauseReason, Problem, file, s3};
+use crate::destination::{Destination, DestinationName, file, s3};
 use crate::http::{ClientError, Clients, Transport};
 use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Journal, JournalError, OrgState};
 use crate::lane::{self, Lane};
+use crate::problem::{PauseReason, Problem};
 use crate::pulumi::budget::HostBudgets;
 use crate::pulumi::client::Client;
 use crate::report::{OrgReport, Reports};
@@ -51,7 +52,8 @@ impl Shared {
         reports: Reports,
         clock: Clock,
     ) -> Shared {
-        let clients = Clients::default();
+        let clients = Arc::new(Clients::default());
+        let s3 = Connections::new(clients.clone());
         Shared {
             journal,
             journal_bytes_max: settings.journal.max_bytes_per_org,
@@ -60,7 +62,7 @@ impl Shared {
             connect: Arc::new(move |ca_file| clients.transport(ca_file)),
             hosts: HostBudgets::default(),
             credentials: Credentials::default(),
-            s3: Connections::default(),
+            s3,
         }
     }
 }

@@ -10,7 +10,6 @@
 
 mod dates;
 mod source;
-pub mod trial;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +19,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::dates::Dates;
-use self::trial::{How, Outcome, Trial};
 use crate::clock::Clock;
 use crate::config::settings::{OrgSettings, Settings};
 use crate::destination::DestinationName;
@@ -29,6 +27,7 @@ use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::org::{self, Shared};
 use crate::report::Reports;
+use crate::trial::{How, Outcome, Trial};
 
 /// Orgs that are tried at the same time.
 const AT_ONCE: usize = 16;

@@ -5,7 +5,8 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::clock::{Clock, Second};
-use crate::destination::{DestinationName, PauseReason, Problem};
+use crate::destination::DestinationName;
+use crate::problem::{PauseReason, Problem};
 use crate::report::tests::settings;
 
 struct Running {

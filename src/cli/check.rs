@@ -11,7 +11,7 @@ use super::{CheckFlags, Exit, Failure, Global, only, runtime};
 use crate::config::Loaded;
 use crate::config::settings::{OrgSettings, Settings, Start};
 use crate::probe::Probe;
-use crate::probe::trial::Outcome;
+use crate::trial::Outcome;
 
 /// `probes` starts trying, on the runtime it is called on, and gives the results in the order in which they come; dropping the
 /// receiver ends the trying.
@@ -150,8 +150,8 @@ fn tried(probe: &Probe) -> serde_json::Value {
 mod tests {
     use super::super::tests::{Captured, written};
     use super::*;
-    use crate::destination::{PauseReason, Problem};
-    use crate::probe::trial::Trial;
+    use crate::problem::{PauseReason, Problem};
+    use crate::trial::Trial;
 
     fn results(results: Vec<(&'static str, Trial)>) -> impl FnOnce(&Settings) -> mpsc::Receiver<Probe> {
         move |settings: &Settings| {

@@ -24,9 +24,10 @@ use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
 use crate::chunk::{CHUNK_LINES_BYTES_MAX, Chunk, Claim, Link};
-use crate::destination::{Answer, Backlog, Destination, DestinationName, PauseReason, Problem, Receipt};
+use crate::destination::{Answer, Backlog, Destination, DestinationName, Receipt};
 use crate::event::{OrgId, hex};
-use crate::probe::trial::{How, Outcome, Trial};
+use crate::problem::{PauseReason, Problem};
+use crate::trial::{How, Outcome, Trial};
 
 /// Most bytes read of a claim that is not ours: enough to say whose it is.
 const CLAIM_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -20,10 +20,11 @@ use bytes::Bytes;
 
 use crate::config::settings::FileSettings;
 use crate::destination::archive::{Archive, Creation, Entry, Lines, Obstacle, Piece, Store, lines_of};
-use crate::destination::{Answer, DestinationName, PauseReason, Problem};
+use crate::destination::{Answer, DestinationName};
+use crate::problem::{PauseReason, Problem};
 
 use crate::event::OrgId;
-use crate::probe::trial::{How, Outcome, Trial};
+use crate::trial::{How, Outcome, Trial};
 
 /// Files and directories are for this user alone: events name people and addresses.
 const FILE_MODE: u32 = 0o600;

@@ -11,6 +11,7 @@
 mod answer;
 mod check;
 pub mod client;
+mod http;
 mod keeping;
 mod remedy;
 #[cfg(test)]
@@ -38,12 +39,13 @@ use self::keeping::Lock;
 use crate::chunk::CHUNK_LINES_BYTES_MAX;
 use crate::clock::Clock;
 use crate::config::settings::{S3Credentials, S3Settings};
+use crate::destination::DestinationName;
 use crate::destination::archive::{
     Archive, Creation, Entry, Lines, Obstacle, Piece, SHA256_METADATA, Store, lines_of,
 };
-use crate::destination::{DestinationName, PauseReason, Problem};
 use crate::event::OrgId;
-use crate::probe::trial::{How, Trial};
+use crate::problem::{PauseReason, Problem};
+use crate::trial::{How, Trial};
 
 /// The `s3` destination of one org. Touches nothing before it is used.
 ///
@@ -240,7 +242,7 @@ impl Bucket {
             Ok(output) => {
                 let lock = output.and_then(|output| output.object_lock_configuration);
                 match lock.and_then(|lock| lock.object_lock_enabled) {
-                    Some(ObjectLockEnabled::Enabled) => Ok("the bucket has it"),
+                    Some(ObjectLockEnabled::Enabled) => Ok("the bucket has Object Lock"),
                     _ => Err(Obstacle::Paused(
                         self.unlocked(format!("{asked}: the bucket has no Object Lock")),
                     )),

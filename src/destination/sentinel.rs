@@ -30,13 +30,13 @@ use crate::chunk::Chunk;
 use crate::clock::{Clock, whole_seconds};
 use crate::config::settings::SentinelSettings;
 use crate::destination::{
-    Answer, Backlog, Destination, DestinationName, PauseReason, Problem, QuarantineReason, Receipt, Refusal,
-    RowId,
+    Answer, Backlog, Destination, DestinationName, QuarantineReason, Receipt, Refusal, RowId,
 };
 use crate::http::Transport;
 use crate::metrics::OrgMetrics;
-use crate::probe::trial::{How, Trial};
+use crate::problem::{PauseReason, Problem};
 use crate::secret::Fingerprint;
+use crate::trial::{How, Trial};
 
 /// So many refused rows without an accepted one between them mean that the configuration is wrong.
 pub const REFUSED_IN_A_ROW: usize = 3;

@@ -58,17 +58,26 @@ impl Client {
             }
         }
         let setup = |error: reqwest::Error| ClientError::Setup(error.to_string());
-        Ok(Client { client: builder.build().map_err(setup)?, local: local.build().map_err(setup)? })
+        // What is certified is looked at only now.
+        let client = builder.build().map_err(|error| match ca_file {
+            Some(path) => ClientError::Authority { path: path.to_owned(), cause: innermost(&error) },
+            None => setup(error),
+        })?;
+        Ok(Client { client, local: local.build().map_err(setup)? })
     }
 
-    /// The client itself, for libraries that take one.
-    pub fn inner(&self) -> &reqwest::Client {
-        &self.client
-    }
-
-    fn client_for(&self, url: &str) -> &reqwest::Client {
+    /// The client itself for one request, for libraries that bring their own.
+    pub fn client_for(&self, url: &str) -> &reqwest::Client {
         if is_local(url) { &self.local } else { &self.client }
     }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 /// Whether this is plain HTTP to this machine, or to an address that routers do not pass on.

@@ -7,7 +7,8 @@ use prometheus::proto::MetricType;
 use super::number::Shown;
 use super::org::{Delivery, OrgMetrics};
 use super::{ANOMALIES, OUTCOMES, SWEEP_KINDS, SWEEP_OUTCOMES};
-use crate::destination::{PauseReason, QuarantineReason, WaitReason};
+use crate::destination::QuarantineReason;
+use crate::problem::{PauseReason, WaitReason};
 
 /// Takes a series: the values of its labels, and its number.
 pub(super) type Show<'a> = &'a mut dyn FnMut(&[&str], Shown<'_>);

@@ -11,8 +11,9 @@ use prometheus::{Histogram, HistogramVec};
 use super::number::{Count, Level, Shown, Spread};
 use super::{ANOMALIES, OUTCOMES, SOURCE, SWEEP_KINDS, SWEEP_OUTCOMES, time};
 use crate::clock::Second;
-use crate::destination::{DestinationName, PauseReason, QuarantineReason, WaitReason};
+use crate::destination::{DestinationName, QuarantineReason};
 use crate::event::OrgId;
+use crate::problem::{PauseReason, WaitReason};
 
 /// Answers whose series exist before they happen; other statuses join as they come.
 const REQUEST_CODES: [&str; 12] =

@@ -8,10 +8,10 @@ use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 
-use super::trial::Trial;
 use crate::clock::{Clock, Second};
 use crate::http::{Failure, Request, Response, Transport};
 use crate::org::Connect;
+use crate::trial::Trial;
 
 /// The last date of each host, and the local time when it came. Clones share them.
 #[derive(Clone)]

@@ -4,13 +4,13 @@
 //! not ask) spoils nothing.
 
 use super::dates::Dates;
-use super::trial::{Outcome, Trial};
 use crate::config::settings::OrgSettings;
-use crate::destination::{PauseReason, Problem};
 use crate::org::Shared;
+use crate::problem::{PauseReason, Problem};
 use crate::pulumi::client::{Client, SourceError};
 use crate::pulumi::wire::{Account, TokenKind};
 use crate::secret::{Place, SecretSource};
+use crate::trial::{Outcome, Trial};
 
 /// What the two tokens' trials are called.
 const NAMES: [[&str; 2]; 2] = [["audit log", "token"], ["audit log by next_token", "next_token"]];

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{Clock, Second};
-use crate::destination::{DestinationName, Problem, WaitReason};
+use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::Outstanding;
 use crate::metrics::{self, OrgMetrics};
+use crate::problem::{Problem, WaitReason};
 
 use super::status::{LaneStatus, Moment, SourceStatus, State};
 

@@ -11,8 +11,8 @@ use crate::config::settings::{
     AzureIdentity, Columns, FileSettings, S3Checksums, S3Credentials, S3Settings, SentinelSettings,
     SourceSettings, Start,
 };
-use crate::destination::{PauseReason, Problem, WaitReason};
 use crate::journal::Outstanding;
+use crate::problem::{PauseReason, Problem, WaitReason};
 use crate::secret::{Place, SecretSource};
 
 const START: Second = Second(1_795_256_100);

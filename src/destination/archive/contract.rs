@@ -8,9 +8,10 @@ use bytes::Bytes;
 use super::{Archive, Creation, Piece, Store};
 use crate::chunk::{Chunk, Cut, Link, Mode, NewEvent, Packing, Summary, gzip};
 use crate::clock::{Second, Window};
-use crate::destination::{Answer, Backlog, Destination, PauseReason, Problem};
+use crate::destination::{Answer, Backlog, Destination};
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
-use crate::probe::trial::Outcome;
+use crate::problem::{PauseReason, Problem};
+use crate::trial::Outcome;
 
 /// Somewhere that several stores can look at, as several processes do.
 pub(crate) trait Place {

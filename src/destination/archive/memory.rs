@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::contract::{self, Place};
 use super::{Creation, Entry, Lines, Obstacle, Piece, Store, lines_of};
 use crate::destination::DestinationName;
-use crate::probe::trial::{How, Trial};
+use crate::trial::{How, Trial};
 
 /// Clones share what they hold.
 #[derive(Clone, Default)]

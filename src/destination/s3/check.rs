@@ -16,7 +16,7 @@ use super::{Bucket, Meaning};
 use crate::chunk::claim_key;
 use crate::clock::{Clock, Second};
 use crate::destination::archive::Store;
-use crate::probe::trial::{How, Outcome, Trial};
+use crate::trial::{How, Outcome, Trial};
 
 /// For a question whose answer nothing depends on.
 const OBJECT_LOCK_DEADLINE: Duration = Duration::from_secs(20);

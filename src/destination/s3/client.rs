@@ -1,5 +1,5 @@
-//! How the store is reached: one HTTP client for all orgs, and one S3 client for all that reach their store in the same way, made
-//! from settings and the credentials as they stand.
+//! How the store is reached: over the daemon's one HTTP client, with one S3 client for all orgs that reach their store in the same
+//! way, made from settings and the credentials as they stand.
 //!
 //! *Why a new S3 client after a refusal, and not a provider that reloads:* the default chain caches what it read (a profile, a
 //! token's exchange) in several places; a client made anew has none of it. Connections are not lost by it: they belong to the
@@ -10,7 +10,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,21 +24,13 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{AppName, Credentials, Region, SharedHttpClient, StalledStreamProtectionConfig};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, Connector};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use super::answer::{Meaning, Refused};
+use super::http;
 use crate::config::settings::{S3Checksums, S3Credentials, S3Role, S3Settings};
-use crate::destination::{PauseReason, Problem};
+use crate::http::Clients;
+use crate::problem::{PauseReason, Problem};
 use crate::secret::{Fingerprint, Place};
-
-/// Most bytes of a certificate authority file.
-const CA_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The region a request is signed for where the store has none of its own.
 const REGION_OF_OTHER_STORES: &str = "us-east-1";
@@ -69,14 +60,16 @@ impl Default for Deadlines {
     }
 }
 
-/// The HTTP clients, one for each certificate authority file in use, and the S3 clients made of them. Clones share them.
+/// The daemon's HTTP clients as the SDK takes them, one for each certificate authority file in use, and the S3 clients made of them.
+/// Clones share them.
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     deadlines: Deadlines,
-    clients: Mutex<HashMap<Option<PathBuf>, SharedHttpClient>>,
+    clients: Arc<Clients>,
+    http: Mutex<HashMap<Option<PathBuf>, SharedHttpClient>>,
     /// No more than there are differing settings.
     stores: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Option<Connected>>>>>,
 }
@@ -149,14 +142,20 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    pub fn new(deadlines: Deadlines) -> Connections {
+    pub fn new(clients: Arc<Clients>) -> Connections {
+        Connections(Arc::new(Shared { clients, ..Shared::default() }))
+    }
+
+    /// With less patience.
+    #[cfg(test)]
+    pub(super) fn within(deadlines: Deadlines) -> Connections {
         Connections(Arc::new(Shared { deadlines, ..Shared::default() }))
     }
 
     /// These and another HTTP client in place of the one that goes out.
     #[cfg(test)]
     pub(super) fn through(http: SharedHttpClient) -> Connections {
-        let shared = Shared { clients: Mutex::new(HashMap::from([(None, http)])), ..Shared::default() };
+        let shared = Shared { http: Mutex::new(HashMap::from([(None, http)])), ..Shared::default() };
         Connections(Arc::new(shared))
     }
 
@@ -208,55 +207,20 @@ impl Connections {
     /// # Errors
     /// When the file cannot be read or holds no certificate.
     pub fn http(&self, ca_file: Option<&Path>) -> Result<SharedHttpClient, Problem> {
-        let mut clients = self.0.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.http.lock().unwrap_or_else(PoisonError::into_inner);
         let key = ca_file.map(Path::to_owned);
-        if let Some(client) = clients.get(&key) {
+        if let Some(client) = known.get(&key) {
             return Ok(client.clone());
         }
-        let client = http_client(ca_file)?;
-        clients.insert(key, client.clone());
+        let client = self.0.clients.get(ca_file).map_err(|error| Problem {
+            reason: PauseReason::Configuration,
+            cause: format!("[s3]: {error}"),
+            remedy: "correct `ca_file` of [s3]".into(),
+        })?;
+        let client = http::shared(client);
+        known.insert(key, client.clone());
         Ok(client)
     }
-}
-
-fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient, Problem> {
-    let mut trusted = TrustStore::default();
-    if let Some(path) = ca_file {
-        trusted.add_pem_certificate(certificates(path).map_err(|cause| Problem {
-            reason: PauseReason::Configuration,
-            cause: format!("cannot use ca_file {} of [s3]: {cause}", path.display()),
-            remedy: "give a file with certificates in PEM form".into(),
-        })?);
-    }
-    let context = TlsContext::builder().with_trust_store(trusted).build().map_err(|error| Problem {
-        reason: PauseReason::Configuration,
-        cause: format!("cannot set up TLS for [s3]: {error}"),
-        remedy: "look at ca_file of [s3]".into(),
-    })?;
-    // As the SDK builds its own default, but with our authorities; its plain builder would ignore HTTPS_PROXY and NO_PROXY.
-    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
-        let mut connector = Connector::builder()
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .tls_context(context.clone())
-            .proxy_config(ProxyConfig::from_env());
-        connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
-        connector.build()
-    }))
-}
-
-/// The file's bytes, once every certificate in them is known to be one: the SDK panics over a bad one.
-fn certificates(path: &Path) -> Result<Vec<u8>, String> {
-    let mut pem = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(CA_BYTES_MAX).read_to_end(&mut pem))
-        .map_err(|error| error.to_string())?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    if roots.is_empty() { Err("it holds no certificate".into()) } else { Ok(pem) }
 }
 
 /// What the last look at a configured secret saw.

@@ -6,7 +6,7 @@ use super::Bucket;
 use super::answer::{Meaning, Refused};
 use crate::config::settings::S3Credentials;
 use crate::destination::archive::{Obstacle, Store};
-use crate::destination::{PauseReason, Problem};
+use crate::problem::{PauseReason, Problem};
 
 /// What every permission problem names: there is no Delete among them.
 const ACTIONS: &str = "s3:PutObject, s3:GetObject and s3:ListBucket";

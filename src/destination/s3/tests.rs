@@ -28,9 +28,10 @@ use crate::config::settings::{
 };
 use crate::destination::archive::Archive;
 use crate::destination::archive::contract::{self, Alone, Place, chunk, deliver, org};
-use crate::destination::{Answer, Destination, PauseReason, Problem, Receipt};
-use crate::probe::trial::{How, Outcome, Trial};
+use crate::destination::{Answer, Destination, Receipt};
+use crate::problem::{PauseReason, Problem};
 use crate::secret::{Place as SecretPlace, SecretSource};
+use crate::trial::{How, Outcome, Trial};
 
 #[derive(Clone)]
 struct Seen {
@@ -516,7 +517,8 @@ async fn an_answer_that_does_not_come_is_given_up() {
     };
     let soon = Duration::from_millis(50);
     let deadlines = Deadlines { read: soon, operation: 4 * soon, ..Deadlines::default() };
-    let mut archive = destination(&settings, &org(), &Connections::new(deadlines), &Clock::system()).unwrap();
+    let mut archive =
+        destination(&settings, &org(), &Connections::within(deadlines), &Clock::system()).unwrap();
     assert!(matches!(archive.deliver(&chunk(0, "one", 1), &Alone).await, Answer::Ambiguous(_)));
 }
 

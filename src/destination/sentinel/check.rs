@@ -4,7 +4,7 @@
 use super::client::NO_ROWS;
 use super::{Sent, Sentinel};
 use crate::destination::Answer;
-use crate::probe::trial::{Outcome, Trial};
+use crate::trial::{Outcome, Trial};
 
 impl Sentinel {
     pub(super) async fn tried(&mut self) -> Vec<Trial> {

@@ -18,9 +18,9 @@ use sha2::{Digest, Sha256};
 
 use crate::chunk::gzip;
 use crate::clock::{Clock, Second};
-use crate::destination::{PauseReason, Problem};
 use crate::event::hex;
 use crate::http::{Failure, Request, Response, Transport};
+use crate::problem::{PauseReason, Problem};
 use crate::retry::retry_after;
 use crate::secret::Secret;
 

@@ -23,8 +23,9 @@ use tokio::time::Instant;
 use self::identity::Identity;
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, SentinelSettings};
-use crate::destination::{Answer, PauseReason, Problem};
+use crate::destination::Answer;
 use crate::http::Transport;
+use crate::problem::{PauseReason, Problem};
 use crate::secret::{Fingerprint, Secret};
 
 /// Between two background tries while the old token lives.
@@ -51,6 +52,9 @@ impl fmt::Debug for Token {
         f.write_str("Token([REDACTED])")
     }
 }
+
+/// A token's text and how long it lives from now, or why there is none.
+type Fetched = Result<(Secret, Duration), NoToken>;
 
 /// Why there is no token.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use crate::config::settings::{AzureIdentity, Columns};
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
 use crate::http::{Failure, Request, Response};
 use crate::metrics::Metrics;
-use crate::probe::trial::Outcome;
 use crate::secret::{Place, SecretSource};
+use crate::trial::Outcome;
 
 const AT: Second = Second(1_795_256_100);
 

@@ -7,20 +7,23 @@ use crate::world::pulumi::events::Generator;
 use crate::world::script::Times;
 use crate::world::setup::rule_of;
 
-const ORGS: usize = 1_000;
-const HOT: &str = "org-0000";
-const DEAD: &str = "org-0001";
+/// Polled every minute, they ask as much of the host's budget as a thousand do by default.
+const ORGS: usize = 200;
+const HOT: &str = "org-000";
+const DEAD: &str = "org-001";
 /// Every org begins, spread over a poll interval, and is swept once more.
-const SETTLED: i64 = 12 * MINUTE;
+const SETTLED: i64 = 3 * MINUTE;
 
-/// How far any org but those two falls behind within ten minutes, in seconds: at most, and on average.
+/// How far any org but those two falls behind within two minutes, in seconds: at most, and on average.
 async fn lag(trouble: bool) -> (i64, i64) {
-    let names: Vec<String> = (0..ORGS).map(|number| format!("org-{number:04}")).collect();
+    let names: Vec<String> = (0..ORGS).map(|number| format!("org-{number:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut simulation = Simulation::of(&names).with_sentinel();
     for (seed, org) in names.iter().enumerate() {
-        simulation.setup(org).file = false;
-        simulation.add(org, Generator::seeded(seed as u64).background(BEGIN, BEGIN + 30 * MINUTE, 12.0));
+        let setup = simulation.setup(org);
+        setup.file = false;
+        setup.source = "poll_interval = \"1m\"\nrescan_after = [\"2m\"]".into();
+        simulation.add(org, Generator::seeded(seed as u64).background(BEGIN, BEGIN + 6 * MINUTE, 60.0));
     }
     if trouble {
         let start = BEGIN - 30 * DAY;
@@ -32,7 +35,7 @@ async fn lag(trouble: bool) -> (i64, i64) {
     simulation.pass(SETTLED).await;
     let (mut most, mut sum, mut count) = (0, 0, 0);
     for _ in 0..20 {
-        simulation.pass(MINUTE / 2).await;
+        simulation.pass(MINUTE / 10).await;
         for org in simulation.statuses() {
             if ![HOT, DEAD].contains(&org.id.as_str()) {
                 let delivered = org.lanes[0].delivered_until.expect("every org has been swept").0;
@@ -49,9 +52,9 @@ async fn lag(trouble: bool) -> (i64, i64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_org_that_catches_up_and_a_destination_that_is_dead_delay_none_of_a_thousand_others() {
+async fn an_org_that_catches_up_and_a_destination_that_is_dead_delay_none_of_two_hundred_others() {
     let (most_before, mean_before) = lag(false).await;
-    assert!(most_before <= 6 * MINUTE, "a poll interval, and the time to deliver: {most_before} s");
+    assert!(most_before <= MINUTE + 15, "a poll interval, and the time to deliver: {most_before} s");
     let (most, mean) = lag(true).await;
     assert!(
         most <= most_before + 5 && mean <= mean_before + 2,

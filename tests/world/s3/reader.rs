@@ -18,6 +18,7 @@ pub fn client(endpoint: &str) -> Client {
         .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "tests"))
         .retry_config(aws_sdk_s3::config::retry::RetryConfig::disabled())
         .force_path_style(true)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
     Client::from_conf(config)
 }

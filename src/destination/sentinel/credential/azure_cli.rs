@@ -14,8 +14,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use super::NoToken;
-use super::identity::Fetched;
+use super::{Fetched, NoToken};
 use crate::clock::Clock;
 use crate::secret::Secret;
 

@@ -28,9 +28,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
 use super::super::client::wait_asked;
-use super::NoToken;
 use super::certificate::Certificate;
-use super::identity::Fetched;
+use super::{Fetched, NoToken};
 use crate::clock::{Clock, Second};
 use crate::http::{Failure, Request, Response, Transport};
 use crate::secret::{Fingerprint, Secret, SecretBytes, SecretError, SecretSource, read_projected};

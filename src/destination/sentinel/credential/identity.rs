@@ -5,19 +5,15 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use super::NoToken;
 use super::azure_cli::AzureCli;
 use super::entra::{App, Proof};
 use super::managed::Managed;
+use super::{Fetched, NoToken};
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, ManagedHost, ManagedId, SentinelSettings};
 use crate::http::Transport;
-use crate::secret::{Fingerprint, Secret};
-
-/// A token's text, and how long it lives from now.
-pub(super) type Fetched = Result<(Secret, Duration), NoToken>;
+use crate::secret::Fingerprint;
 
 pub(super) enum Identity {
     App(App),

@@ -13,9 +13,8 @@ use http::{HeaderMap, HeaderValue, Method};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::NoToken;
 use super::entra::{ServiceError, no_answer, passing};
-use super::identity::Fetched;
+use super::{Fetched, NoToken};
 use crate::clock::{Clock, Second};
 use crate::config::settings::{ManagedHost, ManagedId};
 use crate::http::{Request, Response, Transport};

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::destination::Problem;
+use crate::problem::Problem;
 
 struct Fake {
     directory: tempfile::TempDir,

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use super::*;
-use crate::destination::{PauseReason, Problem};
 use crate::http::Failure;
+use crate::problem::{PauseReason, Problem};
 use crate::secret::{Place, SecretSource};
 
 const NOW: Second = Second(1_795_256_100);

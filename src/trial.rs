@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::clock::{Clock, Second};
-use crate::destination::{Answer, Problem};
+use crate::problem::Problem;
 
 /// A clock this far off is worth a person's look: signatures and tokens still hold, certificates and schedules begin to err.
 const SKEW_SECONDS_MAX: i64 = 30;
@@ -96,18 +96,6 @@ impl From<Problem> for Outcome {
     }
 }
 
-/// For an answer that is not [`Answer::Durable`].
-impl From<Answer> for Outcome {
-    fn from(answer: Answer) -> Outcome {
-        match answer {
-            Answer::Durable(receipt) => Outcome::Ok(format!("accepted with {}", receipt.status)),
-            Answer::Ambiguous(cause) => Outcome::unreachable(cause),
-            Answer::Throttled { wait, cause } => Outcome::throttled(&cause, wait),
-            Answer::Paused(problem) => Outcome::Failed(problem),
-        }
-    }
-}
-
 impl From<String> for Outcome {
     fn from(found: String) -> Outcome {
         Outcome::Ok(found)
@@ -117,6 +105,7 @@ impl From<String> for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::Answer;
 
     #[test]
     fn a_clock_is_judged_by_how_far_it_is_and_which_way() {
