@@ -39,6 +39,14 @@ impl DestinationName {
         }
     }
 
+    /// Whether whoever writes there has to say who it is.
+    pub fn has_credential(self) -> bool {
+        match self {
+            DestinationName::Sentinel | DestinationName::S3 => true,
+            DestinationName::File => false,
+        }
+    }
+
     pub fn parse(text: &str) -> Option<DestinationName> {
         DestinationName::ALL.into_iter().find(|name| name.as_str() == text)
     }

@@ -122,7 +122,7 @@ impl OrgMetrics {
     /// The same for those that have a credential.
     pub(super) fn credentials(&self, mut each: impl FnMut(&'static str, &PartyMetrics)) {
         self.parties(|name, party| {
-            if name != DestinationName::File.as_str() {
+            if DestinationName::parse(name).is_none_or(DestinationName::has_credential) {
                 each(name, party);
             }
         });
