@@ -593,7 +593,7 @@ pub struct Loaded {
     pub orgs_dir: PathBuf,
     /// The merged values of `forwarder.toml`, without the sections that are every org's defaults.
     pub forwarder_values: Vec<ShownValue>,
-    /// Each org's merged values and its file.
+    /// Each org's merged values and its file; nothing when it was loaded with secrets, to be run.
     pub org_values: Vec<(OrgId, PathBuf, Vec<ShownValue>)>,
 }
 
@@ -780,7 +780,10 @@ fn load_in(path: Option<&Path>, surroundings: &Surroundings, secrets: Secrets) -
                 warnings.push(warning);
             }
         }
-        org_values.push((id, file, view.shown()));
+        // Only who looks needs them, and a thousand orgs have sixty thousand.
+        if secrets == Secrets::Unread {
+            org_values.push((id, file, view.shown()));
+        }
         Mistake::sort(&mut view.mistakes);
         for mistake in view.mistakes {
             // A shared section is read once for each org.

@@ -73,6 +73,10 @@ impl Written {
         load_in(Some(&self.path("forwarder.toml")), &self.surroundings(), Secrets::Unread)
     }
 
+    fn to_show(&self) -> Loaded {
+        load_in(Some(Path::new("forwarder.toml")), &self.surroundings(), Secrets::Unread).unwrap()
+    }
+
     fn load(&self) -> Result<Loaded, Invalid> {
         load_in(Some(Path::new("forwarder.toml")), &self.surroundings(), Secrets::MustBeReadable)
     }
@@ -451,7 +455,7 @@ fn the_columns_choose_the_stream_unless_it_is_given() {
     assert_eq!(sentinel(shared, ""), (Columns::Connector, pulumis()));
     assert_eq!(sentinel(shared, "columns = \"official\""), (Columns::Official, ours()));
     assert_eq!(sentinel(shared, "stream = \"Custom-Own\""), (Columns::Connector, "Custom-Own".to_owned()));
-    let from_outside = loaded("", "").variable("PAF_SENTINEL__COLUMNS", "connector").load().unwrap();
+    let from_outside = loaded("", "").variable("PAF_SENTINEL__COLUMNS", "connector").to_show();
     assert_eq!(from_outside.settings.orgs[0].sentinel.as_ref().unwrap().stream, pulumis());
     let stream =
         from_outside.org_values[0].2.iter().find(|value| value.key == ["sentinel", "stream"]).unwrap();
@@ -509,7 +513,7 @@ fn hidden_files_and_others_in_the_orgs_directory_are_passed_over() {
 #[test]
 fn every_value_is_shown_with_its_origin() {
     let written = acme("[journal]\nretain = \"1d\"\n").variable("PAF_LOG__LEVEL", "debug");
-    let loaded = written.load().unwrap();
+    let loaded = written.to_show();
     let origin = |key: &str| {
         let mut values = loaded.forwarder_values.iter().chain(&loaded.org_values[0].2);
         let found = values.find(|value| value.key.join(".") == key).unwrap();
