@@ -32,7 +32,7 @@ bench: ## what an event costs in CPU time, whole and step by step, and memory: f
 	sh tests/tools.sh demo
 	cargo bench --locked --bench pipeline
 
-bench-orgs: ## what a thousand organizations in one process cost, and ten thousand: an hour
+bench-orgs: ## what a thousand organizations in one process cost, and ten thousand: three quarters of an hour
 	sh tests/tools.sh demo
 	cargo bench --locked --bench orgs
 
