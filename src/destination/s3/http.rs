@@ -15,23 +15,26 @@ use aws_smithy_runtime_api::client::http::{
 
 use crate::http::Client;
 
+/// For exchanges that the SDK sets no deadline to: as long as a whole operation may take.
+const DEADLINE: Duration = Duration::from_secs(300);
+
 /// The client as the SDK wants it.
 pub(super) fn shared(client: Client) -> SharedHttpClient {
-    SharedHttpClient::new(Exchanges { client, deadline: None })
+    SharedHttpClient::new(Exchanges { client, deadline: DEADLINE })
 }
 
 #[derive(Clone, Debug)]
 struct Exchanges {
     client: Client,
     /// From the beginning to the answer's headers; the body is watched by the SDK.
-    deadline: Option<Duration>,
+    deadline: Duration,
 }
 
 impl HttpClient for Exchanges {
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         // The SDK's own questions, such as whether this is an EC2 instance, are given up after a second or two.
-        let deadline =
-            settings.read_timeout().map(|read| settings.connect_timeout().unwrap_or_default() + read);
+        let connect = settings.connect_timeout().unwrap_or_default();
+        let deadline = settings.read_timeout().map_or(DEADLINE, |read| connect + read);
         SharedHttpConnector::new(Exchanges { client: self.client.clone(), deadline })
     }
 }
@@ -39,7 +42,7 @@ impl HttpClient for Exchanges {
 impl HttpConnector for Exchanges {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.client.client_for(request.uri()).clone();
-        let deadline = self.deadline.unwrap_or(Duration::MAX);
+        let deadline = self.deadline;
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
             let request = request.map(reqwest::Body::wrap);
