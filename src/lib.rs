@@ -34,6 +34,7 @@
 //! | what a row of Sentinel's table holds | [`destination::sentinel::columns`] |
 //! | how an org is put together | [`org`], [`supervisor`] |
 //! | what `check` tries, and where a new trial goes | [`probe`], [`trial`], [`destination::Destination::check`] |
+//! | how an archive is proven to be whole | [`verify`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
@@ -76,3 +77,4 @@ pub mod retry;
 pub mod secret;
 pub mod supervisor;
 pub mod trial;
+pub mod verify;

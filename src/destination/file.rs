@@ -7,6 +7,8 @@
 //! *Why a link and not a rename:* a rename replaces what is there. *Why a directory for what is being written:* what a crash left
 //! behind is then found by listing one directory, and readers of the archive never meet half a file.
 
+pub mod reading;
+
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};

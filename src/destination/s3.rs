@@ -13,6 +13,7 @@ mod check;
 pub mod client;
 mod http;
 mod keeping;
+pub mod reading;
 mod remedy;
 #[cfg(test)]
 mod tests;

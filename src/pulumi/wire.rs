@@ -150,7 +150,8 @@ fn read_token(raw: &RawValue) -> Result<Option<PageToken>, Malformed> {
     Ok((!text.is_empty()).then_some(PageToken(text)))
 }
 
-fn read_event(raw: Bytes, org: &OrgId, now: Second) -> Event {
+/// What is known of one event by its raw form, without insignificant white space, as it is archived.
+pub fn read_event(raw: Bytes, org: &OrgId, now: Second) -> Event {
     let text = lossy(&raw);
     let parts = serde_json::from_str::<Parts<'_>>(&text).ok();
     let mut odd = Odd::default();
