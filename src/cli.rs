@@ -11,6 +11,7 @@ mod run;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::clock::Second;
 use crate::config::quantity::Period;
 use crate::config::settings::{LogFormat, Settings};
 use crate::config::{Invalid, Loaded, LogLevel};
@@ -118,8 +120,8 @@ impl From<io::Error> for Failure {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 failed, or `run --once` left something undelivered; 2 wrong usage; \
-69 `check` found something unreachable or not permitted; 75 another process holds the state directory; \
+Exit codes: 0 done; 1 failed, `run --once` left something undelivered, or `verify` found something wrong; \
+2 wrong usage; 69 something could not be reached or is not permitted; 75 another process holds the state directory; \
 78 the configuration is invalid.";
 
 /// Copies every audit event of many Pulumi organizations into Microsoft Sentinel and S3, loses none, and can prove it.
@@ -221,6 +223,13 @@ enum Command {
     /// Asks the running daemon, else reads the state directory.
     Status(StatusFlags),
 
+    /// Prove that the archive in S3 or in a folder is whole and unchanged
+    ///
+    /// Walks the claims and objects of every organization and names the first thing that is wrong: exit code 1 then, 0 when all is
+    /// right. It writes nothing. Note the head that it prints: only against it, or against the state directory, does it show that the
+    /// newest chunks were removed.
+    Verify(VerifyFlags),
+
     /// Show or explain the configuration, or write a first one
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -283,6 +292,34 @@ pub struct StatusFlags {
     pub healthcheck: bool,
 }
 
+/// `verify`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct VerifyFlags {
+    /// Verify this organization only, by its id
+    #[arg(long, value_name = "ID")]
+    pub org: Option<String>,
+
+    /// s3, file, or a folder that holds a copy of an archive, which needs no configuration [default: every archive that is configured]
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<PathBuf>,
+
+    /// Read only objects with events from this time on, in RFC 3339; claims are read all the same
+    #[arg(long, value_name = "TIME", value_parser = second)]
+    pub from: Option<Second>,
+
+    /// Read only objects with events before this time
+    #[arg(long, value_name = "TIME", value_parser = second)]
+    pub until: Option<Second>,
+
+    /// A head that was noted earlier: its claim has to be in the chain
+    #[arg(long, value_name = "SHA256", requires = "org", value_parser = head)]
+    pub head: Option<String>,
+
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Print the merged configuration as TOML, each value with the place it came from
@@ -321,6 +358,17 @@ enum SchemaOf {
 fn duration(text: &str) -> Result<Duration, String> {
     let period = Period::parse(text).filter(|period| !period.0.is_zero());
     period.map(|period| period.0).ok_or_else(|| "give a duration with its unit, such as 10m".into())
+}
+
+fn second(text: &str) -> Result<Second, String> {
+    Second::parse_rfc3339(text).ok_or_else(|| "give a time such as 2026-11-21T10:15:00Z".into())
+}
+
+fn head(text: &str) -> Result<String, String> {
+    let is_hash = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "give the 64 hexadecimal digits of a head".into())
 }
 
 /// The binary's `main`.
@@ -365,6 +413,7 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
             check::check(&global, &flags, |settings| probes(settings, flags.write_probe), out)
         }
         Command::Status(flags) => status::status(&global, &flags, out),
+        Command::Verify(flags) => verify::verify(&global, &flags, out),
         Command::Config(ConfigCommand::Show) => config::show(&global, out),
         Command::Config(ConfigCommand::Schema { file }) => config::schema(file, out),
         Command::Config(ConfigCommand::Reference) => config::reference(out),

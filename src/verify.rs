@@ -24,8 +24,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::claim::Read;
-pub use self::finding::{Findings, Kind, Wrong};
 use self::finding::shown;
+pub use self::finding::{Findings, Kind, Wrong};
 use self::object::Object;
 use crate::chunk::{CHUNK_EVENTS_MAX, CHUNK_LINES_BYTES_MAX, Link, claim_key, object_key};
 use crate::clock::{Second, Window};
@@ -121,10 +121,12 @@ impl Report {
     pub fn compare(&mut self, org: &OrgId, known: &Known) {
         let next = self.next();
         let newest = next.saturating_sub(1);
-        let wrong = |kind| Wrong::new(kind, newest, &claim_key(org, newest), "the number of the newest claim");
+        let wrong =
+            |kind| Wrong::new(kind, newest, &claim_key(org, newest), "the number of the newest claim");
         let found = self.head.map_or_else(|| "none".to_owned(), |(number, _)| number.to_string());
         if self.lacks_newest_object && newest < known.checkpoint {
-            let wrong = Wrong::new(Kind::ObjectMissing, newest, &claim_key(org, newest), "the object of this claim");
+            let wrong =
+                Wrong::new(Kind::ObjectMissing, newest, &claim_key(org, newest), "the object of this claim");
             self.wrong.push(wrong.differs("there, as the journal says", "not there"));
         }
         if next < known.checkpoint {
@@ -139,7 +141,8 @@ impl Report {
         } else if let (Some((number, head)), Some(link)) = (self.head, known.link)
             && head != link
         {
-            let wrong = Wrong::new(Kind::Chain, number, &claim_key(org, number), "the SHA-256 of the newest claim");
+            let wrong =
+                Wrong::new(Kind::Chain, number, &claim_key(org, number), "the SHA-256 of the newest claim");
             let expected = format!("{} as the journal says", hex(&link.0));
             self.wrong.push(wrong.differs(expected, hex(&head.0)));
         }
@@ -239,9 +242,12 @@ impl<R: Reader> Walk<'_, R> {
         for (number, bytes) in numbers.iter().zip(fetched) {
             // Between the listing and the reading only a person can have removed it.
             let Some(bytes) = bytes else { continue };
-            let before = self.events.saturating_add(self.missing.saturating_mul(CHUNK_EVENTS_MAX as u64));
             let Some(read) = self.claim(*number, &bytes) else { continue };
-            if self.is_asked_for(&read) && let Some(key) = read.object_key(&self.asked.org, *number) {
+            // With those of this one: a bound only.
+            let before = self.events.saturating_add(self.missing.saturating_mul(CHUNK_EVENTS_MAX as u64));
+            if self.is_asked_for(&read)
+                && let Some(key) = read.object_key(&self.asked.org, *number)
+            {
                 wanted.push((*number, key, read, before));
             }
         }
@@ -329,7 +335,8 @@ impl<R: Reader> Walk<'_, R> {
             } else {
                 format!("{expected} to {}", number - 1)
             };
-            let wrong = Wrong::new(Kind::ClaimMissing, expected, &claim_key(org, expected), "what follows there");
+            let wrong =
+                Wrong::new(Kind::ClaimMissing, expected, &claim_key(org, expected), "what follows there");
             self.report.wrong.push(wrong.differs(format!("the claims {missing}"), format!("claim {number}")));
         } else if let Some(read) = &read {
             let previous = self.report.head.map_or(Link::FIRST, |(_, link)| link);
@@ -388,7 +395,9 @@ impl<R: Reader> Walk<'_, R> {
             if !self.keys.is_new(key) {
                 let place = object_key(&self.asked.org, &day.unwrap_or_default().date(), number);
                 let wrong = Wrong::new(Kind::Repeated, number, &place, "its key").on(line);
-                report.wrong.push(wrong.differs("one that stands once in the archive", "that of an earlier line"));
+                report
+                    .wrong
+                    .push(wrong.differs("one that stands once in the archive", "that of an earlier line"));
             }
         }
         report.wrong.take(object.wrong);

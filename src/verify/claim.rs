@@ -67,7 +67,8 @@ pub(super) fn check(bytes: &[u8], id: &OrgId, number: u64, wrong: &mut Findings)
     };
     let first = time("`first_time`", &claim.first_time);
     let last = time("`last_time`", &claim.last_time);
-    let is_whole = first.is_some() == claim.first_time.is_some() && last.is_some() == claim.last_time.is_some();
+    let is_whole =
+        first.is_some() == claim.first_time.is_some() && last.is_some() == claim.last_time.is_some();
     if is_whole {
         match (first, last) {
             (Some(first), Some(last)) if last < first => {
@@ -77,7 +78,9 @@ pub(super) fn check(bytes: &[u8], id: &OrgId, number: u64, wrong: &mut Findings)
                 differs("`last_time`", &format!("on {}", first.date()), &last);
             }
             (Some(first), Some(last)) => {
-                if let Some(window) = window.filter(|window| !(window.contains(first) && window.contains(last))) {
+                if let Some(window) =
+                    window.filter(|window| !(window.contains(first) && window.contains(last)))
+                {
                     differs("`window`", &format!("a span with {first} and {last} in it"), &window);
                 }
             }

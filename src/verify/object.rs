@@ -27,7 +27,9 @@ const ORDINALS_MAX: u64 = 1 << 20;
 /// Once so many keys of an object have fitted none, fewer are tried: it is wrong anyway.
 const SEARCHES_MAX: u32 = 3;
 const ORDINALS_FEW: u64 = 256;
-/// Lines longer than this are shown by their beginning only, and this many keys are remembered of an object.
+/// An object with more wrong lines is not read to its end.
+const WRONG_MAX: u64 = 1_000;
+/// Keys remembered of an object.
 const KEYS_MAX: usize = 100_000;
 
 /// What an object holds.
@@ -63,6 +65,9 @@ pub(super) fn check(read: &Read, id: &OrgId, number: u64, place: &str, body: &[u
         }
         if object.bytes >= CHUNK_LINES_BYTES_MAX {
             broken = Some(format!("more than {CHUNK_LINES_BYTES_MAX} bytes unpacked"));
+        }
+        if object.wrong.total() >= WRONG_MAX {
+            broken = Some(format!("something else: {WRONG_MAX} of its lines are wrong"));
         }
         if broken.is_none() {
             digest.update(&line);
@@ -244,7 +249,8 @@ impl<'a> Lines<'a> {
             _ => {}
         }
         if self.ordinal(&event.identity, parts.key).is_none() {
-            let expected = format!("{} or that of a later occurrence", EventKey::new(&event.identity, 0).as_str());
+            let expected =
+                format!("{} or that of a later occurrence", EventKey::new(&event.identity, 0).as_str());
             let found = String::from_utf8_lossy(parts.key).into_owned();
             let wrong = Wrong::new(Kind::EventKey, self.number, self.place, "`key`");
             return Some(wrong.differs(expected, found));

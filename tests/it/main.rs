@@ -20,6 +20,7 @@ mod ingesting;
 mod isolation;
 mod killed;
 mod lateness;
+mod proving;
 mod reading;
 mod referees;
 mod sameness;
