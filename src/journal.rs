@@ -2,7 +2,7 @@
 //!
 //! This file is the contract; [`sqlite`] is what runs, [`memory`] is the reference that passes the same suite (`contract.rs`).
 //! Two transactions change it: **append** (a window's chunks + tally + coverage) and **acknowledge** (checkpoint + receipt +
-//! quarantine). No event exists outside a transaction.
+//! quarantine). No event exists outside a transaction. A third, **decide**, is a person's word about rows in quarantine.
 //!
 //! *Why a revision instead of running the diff inside the transaction:* an org has one writer. It reads the tally at a revision,
 //! decides, and [`Journal::append`] commits only if that revision is still the current one; diff and update are then one atomic
@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 mod contract;
+pub mod decision;
 pub mod handover;
 pub mod measured;
 pub mod memory;
@@ -23,8 +24,9 @@ use async_trait::async_trait;
 use crate::chunk::{Chunk, Link};
 use crate::clock::{Second, Window};
 use crate::coverage::Coverage;
-use crate::destination::{DestinationName, Receipt, Refusal};
+use crate::destination::{DestinationName, Receipt, Refusal, RowId};
 use crate::event::OrgId;
+use decision::Decision;
 
 /// What is known of an org before its first sweep in this process.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +79,10 @@ pub const WINDOWS_KEPT: u32 = 10_000;
 /// pauses for a person: dropping rows would lose them.
 pub const QUARANTINE_ROWS_MAX: u64 = 100_000;
 
+/// Rows per lane that a person may have sent again at once. A lane reads so many provisional rows when it starts; of itself it
+/// leaves a few, as it pauses at the third in a row.
+pub const PROVISIONAL_ROWS_MAX: u32 = 1_000;
+
 /// Longest value of a note.
 pub const NOTE_BYTES_MAX: usize = 4_096;
 
@@ -121,6 +127,14 @@ pub struct Outstanding {
     pub first: Option<Second>,
     /// Rows in quarantine.
     pub quarantined: u64,
+}
+
+/// A row in quarantine, and when it came there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    pub refusal: Refusal,
+    /// Local time of its chunk's acknowledgement; `None` once that receipt is no longer kept.
+    pub since: Option<Second>,
 }
 
 /// How much an org's chunks take.
@@ -190,13 +204,29 @@ pub trait Journal: Send + Sync {
         destination: DestinationName,
     ) -> Result<Outstanding, JournalError>;
 
-    /// Rows in quarantine, oldest first, at most `limit`.
+    /// Rows in quarantine that come after `after`, oldest first, at most `limit`.
     async fn quarantine(
         &self,
         org: &OrgId,
         destination: DestinationName,
+        after: Option<RowId>,
         limit: u32,
+    ) -> Result<Vec<Quarantined>, JournalError>;
+
+    /// The provisional ones among them: those a lane has to send again. Oldest first, at most [`PROVISIONAL_ROWS_MAX`].
+    async fn provisional(
+        &self,
+        org: &OrgId,
+        destination: DestinationName,
     ) -> Result<Vec<Refusal>, JournalError>;
+
+    /// Does with rows in quarantine what a person decided, and records it. Durable when this returns. Refused, with nothing changed,
+    /// where one of the rows is not in quarantine; a retry also where one's chunk is no longer kept, or where more than
+    /// [`PROVISIONAL_ROWS_MAX`] rows would wait. Returns how many rows in quarantine are left.
+    async fn decide(&self, org: &OrgId, decision: Decision) -> Result<u64, JournalError>;
+
+    /// What was decided, newest first, at most `limit`.
+    async fn decisions(&self, org: &OrgId, limit: u32) -> Result<Vec<Decision>, JournalError>;
 
     async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError>;
 

@@ -69,8 +69,6 @@ impl Shared {
 
 /// How often a part that cannot be set up (an unreadable `ca_file`, a disk that fails) is tried again.
 const SET_UP_PAUSE: Duration = Duration::from_secs(30);
-/// Rows that a lane may hold provisionally: it pauses at the third in a row.
-const PROVISIONAL_MAX: u32 = 1_000;
 
 /// One org and what it shares.
 #[derive(Clone)]
@@ -226,8 +224,7 @@ impl Org {
     /// The destination of a lane, as configured.
     async fn destination(&self, name: DestinationName) -> Result<Box<dyn Destination>, Problem> {
         let id = &self.settings.id;
-        let provisional =
-            self.shared.journal.quarantine(id, name, PROVISIONAL_MAX).await.map_err(|error| disk(&error))?;
+        let provisional = self.shared.journal.provisional(id, name).await.map_err(|error| disk(&error))?;
         destination(&self.settings, name, &self.shared, &self.report, provisional)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::decision::{Action, DECISIONS_KEPT, Decision};
 use super::memory::MemoryJournal;
 use super::sqlite::SqliteJournal;
 use super::*;
@@ -173,6 +174,16 @@ fn quarantining(refusals: Vec<Refusal>) -> Receipt {
     }
 }
 
+async fn refusals(
+    journal: &dyn Journal,
+    org: &OrgId,
+    destination: DestinationName,
+    limit: u32,
+) -> Vec<Refusal> {
+    let rows = journal.quarantine(org, destination, None, limit).await.unwrap();
+    rows.into_iter().map(|row| row.refusal).collect()
+}
+
 async fn a_new_org_is_empty(journal: &dyn Journal) {
     let state = journal.open(&acme(), &[SENTINEL, S3]).await.unwrap();
     assert_eq!((state.revision, state.next, state.link), (0, 0, Link::FIRST));
@@ -201,7 +212,7 @@ async fn an_org_that_was_never_opened_has_nothing_and_takes_nothing(journal: &dy
     assert_eq!(journal.orgs().await.unwrap(), []);
     assert_eq!(journal.chunk(&nobody, 0).await.unwrap(), None);
     assert_eq!(journal.tally(&nobody, 0, 10).await.unwrap(), []);
-    assert_eq!(journal.quarantine(&nobody, S3, 10).await.unwrap(), []);
+    assert_eq!(refusals(journal, &nobody, S3, 10).await, []);
     assert_eq!(journal.note(&nobody, "x").await.unwrap(), None);
     assert_eq!(journal.usage(&nobody).await.unwrap(), Usage::default());
     assert_eq!(journal.outstanding(&nobody, S3).await.unwrap(), Outstanding::default());
@@ -211,6 +222,10 @@ async fn an_org_that_was_never_opened_has_nothing_and_takes_nothing(journal: &dy
     assert!(conflict(journal.append(&nobody, collector.append(Vec::new())).await));
     assert!(conflict(collector.deliver(S3, 0, Receipt::default()).await));
     assert!(conflict(journal.set_note(&nobody, "x", None).await));
+    let decided = journal.decide(&nobody, decision(Action::Drop, &[(0, 0)], DAY)).await;
+    assert!(conflict(decided.map(|_| ())));
+    assert_eq!(journal.provisional(&nobody, S3).await.unwrap(), []);
+    assert_eq!(journal.decisions(&nobody, 10).await.unwrap(), []);
     assert!(conflict(journal.prune(&nobody, NEVER, 0).await.map(|_| ())));
     assert_eq!(journal.orgs().await.unwrap(), []);
 }
@@ -357,7 +372,7 @@ async fn orgs_do_not_see_each_other(journal: &dyn Journal) {
     assert_eq!(journal.tally(&acme.org, 0, 10).await.unwrap(), [page(1)]);
     assert_eq!(journal.tally(&umbrella.org, 0, 10).await.unwrap(), []);
     assert_eq!(journal.note(&umbrella.org, "refused").await.unwrap(), None);
-    assert_eq!(journal.quarantine(&acme.org, S3, 10).await.unwrap(), []);
+    assert_eq!(refusals(journal, &acme.org, S3, 10).await, []);
     assert_eq!(acme.state(&[S3]).await.checkpoints[&S3], 0);
 }
 
@@ -402,7 +417,7 @@ async fn a_checkpoint_moves_by_one_chunk_at_a_time(journal: &dyn Journal) {
     }
     let stranger = acme.deliver(FILE, 0, Receipt::default()).await;
     assert!(matches!(stranger, Err(JournalError::Conflict(_))), "{stranger:?}");
-    assert_eq!(journal.quarantine(&acme.org, S3, 10).await.unwrap(), [], "nothing of it was kept");
+    assert_eq!(refusals(journal, &acme.org, S3, 10).await, [], "nothing of it was kept");
     acme.deliver(S3, 0, Receipt::default()).await.unwrap();
     let again = acme.deliver(S3, 0, Receipt::default()).await;
     assert!(matches!(again, Err(JournalError::Conflict(_))), "{again:?}");
@@ -545,20 +560,15 @@ async fn quarantine_is_provisional_until_a_receipt_confirms_it(journal: &dyn Jou
     acme.deliver(SENTINEL, 0, quarantining(vec![refusal(0, 7), refusal(0, 2)])).await.unwrap();
     acme.deliver(S3, 0, quarantining(vec![refusal(0, 5)])).await.unwrap();
     let oldest_first = vec![refusal(0, 2), refusal(0, 7)];
-    assert_eq!(journal.quarantine(&acme.org, SENTINEL, 10).await.unwrap(), oldest_first);
-    assert_eq!(journal.quarantine(&acme.org, SENTINEL, 1).await.unwrap(), oldest_first[..1]);
+    assert_eq!(refusals(journal, &acme.org, SENTINEL, 10).await, oldest_first);
+    assert_eq!(refusals(journal, &acme.org, SENTINEL, 1).await, oldest_first[..1]);
 
     let confirms = Receipt { confirms: true, ..quarantining(vec![refusal(1, 9)]) };
     acme.deliver(SENTINEL, 1, confirms).await.unwrap();
-    let settled = |refusal: Refusal| Refusal { provisional: false, ..refusal };
     let expected = [settled(refusal(0, 2)), settled(refusal(0, 7)), refusal(1, 9)];
+    assert_eq!(refusals(journal, &acme.org, SENTINEL, 10).await, expected, "its own row came after");
     assert_eq!(
-        journal.quarantine(&acme.org, SENTINEL, 10).await.unwrap(),
-        expected,
-        "its own row came after"
-    );
-    assert_eq!(
-        journal.quarantine(&acme.org, S3, 10).await.unwrap(),
+        refusals(journal, &acme.org, S3, 10).await,
         [refusal(0, 5)],
         "another lane's stay as they are"
     );
@@ -569,11 +579,7 @@ async fn quarantine_is_provisional_until_a_receipt_confirms_it(journal: &dyn Jou
     };
     acme.deliver(SENTINEL, 2, released).await.unwrap();
     let expected = [settled(refusal(0, 2)), settled(refusal(1, 9))];
-    assert_eq!(
-        journal.quarantine(&acme.org, SENTINEL, 10).await.unwrap(),
-        expected,
-        "released, and replaced"
-    );
+    assert_eq!(refusals(journal, &acme.org, SENTINEL, 10).await, expected, "released, and replaced");
     assert_eq!(journal.outstanding(&acme.org, SENTINEL).await.unwrap().quarantined, 2);
     assert_eq!(journal.outstanding(&acme.org, S3).await.unwrap().quarantined, 1);
 }
@@ -591,6 +597,151 @@ async fn a_full_quarantine_refuses_the_acknowledgement_and_drops_nothing(journal
     let room = Receipt { released: vec![RowId { chunk: 0, row: 3 }], ..quarantining(vec![refusal(1, 0)]) };
     acme.deliver(SENTINEL, 1, room).await.unwrap();
     assert_eq!(journal.outstanding(&acme.org, SENTINEL).await.unwrap().quarantined, QUARANTINE_ROWS_MAX);
+}
+
+async fn quarantine_is_read_page_by_page_with_the_time_each_row_came(journal: &dyn Journal) {
+    let mut acme = Collector::open(journal, acme(), &[SENTINEL, S3]).await;
+    acme.chunks(&[DAY, DAY + 1, DAY + 2]).await;
+    acme.deliver(SENTINEL, 0, quarantining(vec![refusal(0, 2), refusal(0, 7)])).await.unwrap();
+    acme.deliver(SENTINEL, 1, Receipt::default()).await.unwrap();
+    acme.now = Second(DAY + 60);
+    acme.deliver(SENTINEL, 2, quarantining(vec![refusal(2, 0)])).await.unwrap();
+    let came = |refusal: Refusal, at: i64| Quarantined { refusal, since: Some(Second(at)) };
+    let whole = [came(refusal(0, 2), DAY), came(refusal(0, 7), DAY), came(refusal(2, 0), DAY + 60)];
+    for taken in 0..whole.len() {
+        let after = taken.checked_sub(1).map(|last| whole[last].refusal.at);
+        for limit in [1, 2, 10] {
+            let page = journal.quarantine(&acme.org, SENTINEL, after, limit).await.unwrap();
+            let until = whole.len().min(taken + limit as usize);
+            assert_eq!(page, whole[taken..until], "after {after:?}, at most {limit}");
+        }
+    }
+    let end = Some(whole[2].refusal.at);
+    assert_eq!(journal.quarantine(&acme.org, SENTINEL, end, 10).await.unwrap(), []);
+    assert_eq!(journal.quarantine(&acme.org, S3, None, 10).await.unwrap(), []);
+}
+
+fn decision(action: Action, rows: &[(u64, u32)], at: i64) -> Decision {
+    Decision {
+        action,
+        destination: SENTINEL,
+        rows: rows.iter().map(|(chunk, row)| RowId { chunk: *chunk, row: *row }).collect(),
+        who: "ada (uid 1000)".to_owned(),
+        reason: "\"seen\", and\nof no use".to_owned(),
+        at: Second(at),
+    }
+}
+
+fn settled(refusal: Refusal) -> Refusal {
+    Refusal { provisional: false, ..refusal }
+}
+
+/// An org whose chunks 0 and 1 left two final rows each.
+async fn with_final_rows(journal: &dyn Journal) -> Collector<'_> {
+    let mut acme = Collector::open(journal, acme(), &[SENTINEL]).await;
+    acme.chunks(&[DAY, DAY + 1, DAY + 2]).await;
+    for chunk in [0, 1] {
+        let rows = vec![settled(refusal(chunk, 1)), settled(refusal(chunk, 4))];
+        acme.deliver(SENTINEL, chunk, quarantining(rows)).await.unwrap();
+    }
+    acme
+}
+
+async fn rows_that_are_dropped_leave_the_quarantine_with_a_record_of_it(journal: &dyn Journal) {
+    let acme = with_final_rows(journal).await;
+    let dropped = decision(Action::Drop, &[(1, 1), (0, 4)], DAY + 9);
+    assert_eq!(journal.decide(&acme.org, dropped.clone()).await.unwrap(), 2);
+    let left = [settled(refusal(0, 1)), settled(refusal(1, 4))];
+    assert_eq!(refusals(journal, &acme.org, SENTINEL, 10).await, left);
+    assert_eq!(journal.outstanding(&acme.org, SENTINEL).await.unwrap().quarantined, 2);
+    assert!(journal.chunk(&acme.org, 0).await.unwrap().is_some(), "the chunk keeps them");
+    let last = decision(Action::Drop, &[(0, 1)], DAY + 10);
+    assert_eq!(journal.decide(&acme.org, last.clone()).await.unwrap(), 1);
+    assert_eq!(journal.decisions(&acme.org, 10).await.unwrap(), [last.clone(), dropped]);
+    assert_eq!(journal.decisions(&acme.org, 1).await.unwrap(), [last]);
+    let other = OrgId::new("umbrella").unwrap();
+    journal.open(&other, &[SENTINEL]).await.unwrap();
+    assert_eq!(journal.decisions(&other, 10).await.unwrap(), [], "each org has its own");
+}
+
+async fn rows_to_be_sent_again_are_provisional_until_their_lane_says_what_came_of_it(journal: &dyn Journal) {
+    let acme = with_final_rows(journal).await;
+    assert_eq!(journal.provisional(&acme.org, SENTINEL).await.unwrap(), []);
+    let again = decision(Action::Retry, &[(0, 4), (1, 1)], DAY + 9);
+    for _ in 0..2 {
+        assert_eq!(journal.decide(&acme.org, again.clone()).await.unwrap(), 4, "twice is as once");
+    }
+    let waiting = [refusal(0, 4), refusal(1, 1)];
+    assert_eq!(journal.provisional(&acme.org, SENTINEL).await.unwrap(), waiting);
+    assert_eq!(journal.decisions(&acme.org, 10).await.unwrap(), [again.clone(), again]);
+
+    // The lane sent both: one was accepted, the other refused beside it.
+    let receipt =
+        Receipt { confirms: true, released: vec![RowId { chunk: 0, row: 4 }], ..quarantining(Vec::new()) };
+    acme.deliver(SENTINEL, 2, receipt).await.unwrap();
+    assert_eq!(journal.provisional(&acme.org, SENTINEL).await.unwrap(), []);
+    let left = [settled(refusal(0, 1)), settled(refusal(1, 1)), settled(refusal(1, 4))];
+    assert_eq!(refusals(journal, &acme.org, SENTINEL, 10).await, left);
+}
+
+async fn a_decision_that_cannot_be_carried_out_whole_changes_nothing(journal: &dyn Journal) {
+    let acme = with_final_rows(journal).await;
+    let before = refusals(journal, &acme.org, SENTINEL, 10).await;
+    let long = "x".repeat(decision::DECISION_WORDS_BYTES_MAX + 1);
+    let many: Vec<(u64, u32)> = (0..=1_000).map(|row| (0, row)).collect();
+    let mut refused = Vec::new();
+    for action in [Action::Retry, Action::Drop] {
+        refused.extend([
+            decision(action, &[(0, 1), (0, 2)], DAY),
+            decision(action, &[], DAY),
+            decision(action, &many, DAY),
+            Decision { destination: S3, ..decision(action, &[(0, 1)], DAY) },
+            Decision { reason: long.clone(), ..decision(action, &[(0, 1)], DAY) },
+            Decision { who: long.clone(), ..decision(action, &[(0, 1)], DAY) },
+        ]);
+    }
+    // The same row cannot be dropped twice.
+    refused.push(decision(Action::Drop, &[(0, 1), (0, 1)], DAY));
+    for decision in refused {
+        let result = journal.decide(&acme.org, decision.clone()).await;
+        assert!(matches!(result, Err(JournalError::Conflict(_))), "{decision:?}: {result:?}");
+    }
+    assert_eq!(journal.prune(&acme.org, Second(i64::MAX), u64::MAX).await.unwrap(), 2);
+    let gone = journal.decide(&acme.org, decision(Action::Retry, &[(0, 1)], DAY)).await;
+    assert!(
+        matches!(&gone, Err(JournalError::Conflict(text)) if text.contains("no longer kept")),
+        "{gone:?}"
+    );
+    assert_eq!(refusals(journal, &acme.org, SENTINEL, 10).await, before);
+    assert_eq!(journal.outstanding(&acme.org, SENTINEL).await.unwrap().quarantined, 4);
+    assert_eq!(journal.decisions(&acme.org, 10).await.unwrap(), []);
+    assert_eq!(journal.decide(&acme.org, decision(Action::Drop, &[(0, 1)], DAY)).await.unwrap(), 3);
+}
+
+async fn no_more_rows_wait_to_be_sent_again_than_a_lane_reads(journal: &dyn Journal) {
+    let mut acme = Collector::open(journal, acme(), &[SENTINEL]).await;
+    acme.chunks(&[DAY]).await;
+    let rows = (0..=PROVISIONAL_ROWS_MAX).map(|row| settled(refusal(0, row))).collect();
+    acme.deliver(SENTINEL, 0, quarantining(rows)).await.unwrap();
+    let all: Vec<(u64, u32)> = (0..PROVISIONAL_ROWS_MAX).map(|row| (0, row)).collect();
+    journal.decide(&acme.org, decision(Action::Retry, &all, DAY)).await.unwrap();
+    let one_more = decision(Action::Retry, &[(0, PROVISIONAL_ROWS_MAX)], DAY);
+    let refused = journal.decide(&acme.org, one_more.clone()).await;
+    assert!(matches!(refused, Err(JournalError::Conflict(_))), "{refused:?}");
+    let waiting = journal.provisional(&acme.org, SENTINEL).await.unwrap();
+    assert_eq!(waiting.len(), PROVISIONAL_ROWS_MAX as usize);
+    journal.decide(&acme.org, decision(Action::Drop, &[(0, 3)], DAY)).await.unwrap();
+    journal.decide(&acme.org, one_more).await.unwrap();
+}
+
+async fn the_record_of_decisions_is_bounded(journal: &dyn Journal) {
+    let acme = with_final_rows(journal).await;
+    for at in 0..=i64::from(DECISIONS_KEPT) {
+        journal.decide(&acme.org, decision(Action::Retry, &[(0, 1)], at)).await.unwrap();
+    }
+    let kept = journal.decisions(&acme.org, u32::MAX).await.unwrap();
+    assert_eq!(kept.len(), DECISIONS_KEPT as usize);
+    assert_eq!((kept[0].at, kept[kept.len() - 1].at), (Second(i64::from(DECISIONS_KEPT)), Second(1)));
 }
 
 async fn notes_are_small_values_beside_an_org(journal: &dyn Journal) {
@@ -685,6 +836,12 @@ contract! {
     many_chunks_are_pruned_in_one_call,
     quarantine_is_provisional_until_a_receipt_confirms_it,
     a_full_quarantine_refuses_the_acknowledgement_and_drops_nothing,
+    quarantine_is_read_page_by_page_with_the_time_each_row_came,
+    rows_that_are_dropped_leave_the_quarantine_with_a_record_of_it,
+    rows_to_be_sent_again_are_provisional_until_their_lane_says_what_came_of_it,
+    a_decision_that_cannot_be_carried_out_whole_changes_nothing,
+    no_more_rows_wait_to_be_sent_again_than_a_lane_reads,
+    the_record_of_decisions_is_bounded,
     notes_are_small_values_beside_an_org,
 }
 
@@ -736,6 +893,7 @@ mod sqlite_on_disk {
         acme.commit(append).await.unwrap();
         acme.deliver(SENTINEL, 0, quarantining(vec![refusal(0, 0)])).await.unwrap();
         acme.deliver(S3, 0, Receipt::default()).await.unwrap();
+        journal.decide(&acme.org, decision(Action::Retry, &[(0, 0)], DAY)).await.unwrap();
         journal.set_note(&acme.org, "refused", Some(vec![1, 2])).await.unwrap();
         (acme.state(&[S3, SENTINEL]).await, chunks)
     }
@@ -747,7 +905,9 @@ mod sqlite_on_disk {
             journal.chunk(&acme(), number).await?;
         }
         journal.tally(&acme(), i64::MIN, i64::MAX).await?;
-        journal.quarantine(&acme(), SENTINEL, 100).await?;
+        journal.quarantine(&acme(), SENTINEL, None, 100).await?;
+        journal.provisional(&acme(), SENTINEL).await?;
+        journal.decisions(&acme(), 100).await?;
         journal.note(&acme(), "refused").await?;
         Ok(state)
     }
@@ -762,7 +922,7 @@ mod sqlite_on_disk {
             assert_eq!(journal.chunk(&acme(), chunk.number).await.unwrap().as_ref(), Some(chunk));
         }
         assert_eq!(journal.tally(&acme(), 0, i64::MAX).await.unwrap().len(), 2);
-        assert_eq!(journal.quarantine(&acme(), SENTINEL, 9).await.unwrap(), [refusal(0, 0)]);
+        assert_eq!(refusals(&journal, &acme(), SENTINEL, 9).await, [refusal(0, 0)]);
         assert_eq!(journal.note(&acme(), "refused").await.unwrap(), Some(vec![1, 2]));
         assert_eq!(journal.outstanding(&acme(), S3).await.unwrap().chunks, 2);
     }
@@ -826,16 +986,39 @@ mod sqlite_on_disk {
     async fn a_newer_version_is_refused_and_left_as_it_was() {
         let directory = TempDir::new().unwrap();
         filled(directory.path()).await;
-        stranger(directory.path()).pragma_update(None, "user_version", 2).unwrap();
+        stranger(directory.path()).pragma_update(None, "user_version", 3).unwrap();
         let before = files(directory.path());
         for _ in 0..2 {
             let error = SqliteJournal::open(directory.path()).unwrap_err();
-            assert!(matches!(error, JournalError::Newer { found: 2, known: 1, .. }), "{error}");
+            assert!(matches!(error, JournalError::Newer { found: 3, known: 2, .. }), "{error}");
             assert_eq!(files(directory.path()), before);
         }
         let error = SqliteJournal::open_read_only(directory.path()).unwrap_err();
-        assert!(matches!(error, JournalError::Newer { found: 2, known: 1, .. }), "{error}");
+        assert!(matches!(error, JournalError::Newer { found: 3, known: 2, .. }), "{error}");
         assert_eq!(files(directory.path()), before);
+    }
+
+    #[tokio::test]
+    async fn version_1_is_read_as_it_is_and_brought_forward_by_the_first_that_may_write() {
+        let directory = TempDir::new().unwrap();
+        let (state, _) = filled(directory.path()).await;
+        let old = stranger(directory.path());
+        old.execute_batch("DROP TABLE decision; PRAGMA user_version = 1").unwrap();
+        drop(old);
+        let before = files(directory.path());
+        let looked = SqliteJournal::open_read_only(directory.path()).unwrap();
+        assert_eq!(read_all(&looked).await.unwrap(), state);
+        assert_eq!(looked.decisions(&acme(), 10).await.unwrap(), []);
+        drop(looked);
+        assert_eq!(files(directory.path()), before);
+
+        let journal = open(directory.path());
+        assert_eq!(read_all(&journal).await.unwrap(), state);
+        let dropped = decision(Action::Drop, &[(0, 0)], DAY);
+        assert_eq!(journal.decide(&acme(), dropped.clone()).await.unwrap(), 0);
+        drop(journal);
+        let journal = open(directory.path());
+        assert_eq!(journal.decisions(&acme(), 10).await.unwrap(), [dropped]);
     }
 
     #[tokio::test]
@@ -968,6 +1151,12 @@ mod sqlite_on_disk {
             ("quarantine", "row", "row + 1"),
             ("quarantine", "key", "'other'"),
             ("quarantine", "reason", "'too_large'"),
+            ("decision", "at", "at + 1"),
+            ("decision", "who", "'eve (uid 1000)'"),
+            ("decision", "action", "'drop'"),
+            ("decision", "destination", "'file'"),
+            ("decision", "rows", "'0:1'"),
+            ("decision", "reason", "''"),
             ("note", "value", "x'00'"),
         ];
         for (table, column, value) in values {

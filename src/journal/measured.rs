@@ -5,10 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Acknowledge, Append, Journal, JournalError, OrgState, Outstanding, TallyPage, Usage};
+use super::decision::Decision;
+use super::{
+    Acknowledge, Append, Journal, JournalError, OrgState, Outstanding, Quarantined, TallyPage, Usage,
+};
 use crate::chunk::Chunk;
 use crate::clock::Second;
-use crate::destination::{DestinationName, Refusal};
+use crate::destination::{DestinationName, Refusal, RowId};
 use crate::event::OrgId;
 use crate::metrics::Metrics;
 
@@ -74,9 +77,26 @@ impl Journal for Measured {
         &self,
         org: &OrgId,
         destination: DestinationName,
+        after: Option<RowId>,
         limit: u32,
+    ) -> Result<Vec<Quarantined>, JournalError> {
+        self.journal.quarantine(org, destination, after, limit).await
+    }
+
+    async fn provisional(
+        &self,
+        org: &OrgId,
+        destination: DestinationName,
     ) -> Result<Vec<Refusal>, JournalError> {
-        self.journal.quarantine(org, destination, limit).await
+        self.journal.provisional(org, destination).await
+    }
+
+    async fn decide(&self, org: &OrgId, decision: Decision) -> Result<u64, JournalError> {
+        self.journal.decide(org, decision).await
+    }
+
+    async fn decisions(&self, org: &OrgId, limit: u32) -> Result<Vec<Decision>, JournalError> {
+        self.journal.decisions(org, limit).await
     }
 
     async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError> {

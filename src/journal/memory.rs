@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -13,9 +14,10 @@ use crate::clock::Second;
 use crate::coverage::Coverage;
 use crate::destination::{DestinationName, Receipt, Refusal, RowId};
 use crate::event::OrgId;
+use crate::journal::decision::{Action, DECISIONS_KEPT, Decision};
 use crate::journal::{
-    Acknowledge, Append, Journal, JournalError, NOTE_BYTES_MAX, OrgState, Outstanding, QUARANTINE_ROWS_MAX,
-    TIMELESS_MINUTE, TallyPage, Usage, WINDOWS_KEPT, WindowRecord,
+    Acknowledge, Append, Journal, JournalError, NOTE_BYTES_MAX, OrgState, Outstanding, PROVISIONAL_ROWS_MAX,
+    QUARANTINE_ROWS_MAX, Quarantined, TIMELESS_MINUTE, TallyPage, Usage, WINDOWS_KEPT, WindowRecord,
 };
 
 #[derive(Debug)]
@@ -38,13 +40,15 @@ struct Org {
     windows: Vec<WindowRecord>,
     lanes: BTreeMap<DestinationName, Lane>,
     notes: BTreeMap<String, Vec<u8>>,
+    decisions: Vec<Decision>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Lane {
     checkpoint: u64,
     configured: bool,
-    receipts: BTreeMap<u64, Receipt>,
+    /// With the time of each.
+    receipts: BTreeMap<u64, (Receipt, Second)>,
     quarantine: BTreeMap<RowId, Refusal>,
 }
 
@@ -70,7 +74,8 @@ impl MemoryJournal {
     pub fn receipts(&self, org: &OrgId, destination: DestinationName) -> BTreeMap<u64, Receipt> {
         let orgs = self.orgs();
         let lane = orgs.get(org).and_then(|org| org.lanes.get(&destination));
-        lane.map(|lane| lane.receipts.clone()).unwrap_or_default()
+        let receipts = lane.map(|lane| lane.receipts.clone()).unwrap_or_default();
+        receipts.into_iter().map(|(chunk, (receipt, _))| (chunk, receipt)).collect()
     }
 
     /// A panic elsewhere leaves the maps whole: every change below happens after its last check.
@@ -186,7 +191,7 @@ impl Journal for MemoryJournal {
     }
 
     async fn acknowledge(&self, id: &OrgId, acknowledge: Acknowledge) -> Result<(), JournalError> {
-        let Acknowledge { destination, chunk, receipt, .. } = acknowledge;
+        let Acknowledge { destination, chunk, receipt, now } = acknowledge;
         self.change(id, |org| {
             let next = org.next;
             let lane =
@@ -210,7 +215,7 @@ impl Journal for MemoryJournal {
                 )));
             }
             lane.quarantine = quarantine;
-            lane.receipts.insert(chunk, receipt);
+            lane.receipts.insert(chunk, (receipt, now));
             while lane.receipts.len() > WINDOWS_KEPT as usize {
                 lane.receipts.pop_first();
             }
@@ -240,13 +245,79 @@ impl Journal for MemoryJournal {
         &self,
         org: &OrgId,
         destination: DestinationName,
+        after: Option<RowId>,
         limit: u32,
+    ) -> Result<Vec<Quarantined>, JournalError> {
+        let orgs = self.orgs();
+        let Some(lane) = orgs.get(org).and_then(|org| org.lanes.get(&destination)) else {
+            return Ok(Vec::new());
+        };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = lane.quarantine.range((from, Bound::Unbounded)).take(limit as usize);
+        Ok(rows
+            .map(|(at, refusal)| Quarantined {
+                refusal: refusal.clone(),
+                since: lane.receipts.get(&at.chunk).map(|(_, at)| *at),
+            })
+            .collect())
+    }
+
+    async fn provisional(
+        &self,
+        org: &OrgId,
+        destination: DestinationName,
     ) -> Result<Vec<Refusal>, JournalError> {
         let orgs = self.orgs();
-        let lane = orgs.get(org).and_then(|org| org.lanes.get(&destination));
-        Ok(lane
-            .map(|lane| lane.quarantine.values().take(limit as usize).cloned().collect())
-            .unwrap_or_default())
+        let Some(lane) = orgs.get(org).and_then(|org| org.lanes.get(&destination)) else {
+            return Ok(Vec::new());
+        };
+        let provisional = lane.quarantine.values().filter(|refusal| refusal.provisional);
+        Ok(provisional.take(PROVISIONAL_ROWS_MAX as usize).cloned().collect())
+    }
+
+    async fn decide(&self, id: &OrgId, decision: Decision) -> Result<u64, JournalError> {
+        if let Some(objection) = decision.objection() {
+            return Err(JournalError::Conflict(objection));
+        }
+        self.change(id, |org| {
+            let oldest = org.oldest();
+            let destination = decision.destination;
+            let lane = org.lanes.get_mut(&destination);
+            let lane =
+                lane.ok_or_else(|| JournalError::Conflict(format!("`{id}` has no lane `{destination}`")))?;
+            let mut quarantine = lane.quarantine.clone();
+            for at in &decision.rows {
+                let RowId { chunk, row } = at;
+                if decision.action == Action::Retry && *chunk < oldest {
+                    return Err(JournalError::Conflict(format!("chunk {chunk} of `{id}` is no longer kept")));
+                }
+                let found = match decision.action {
+                    Action::Retry => quarantine.get_mut(at).map(|refusal| refusal.provisional = true),
+                    Action::Drop => quarantine.remove(at).map(|_| ()),
+                };
+                found.ok_or_else(|| {
+                    JournalError::Conflict(format!(
+                        "row {row} of chunk {chunk} of `{id}` is not in quarantine"
+                    ))
+                })?;
+            }
+            let provisional = quarantine.values().filter(|refusal| refusal.provisional).count();
+            if decision.action == Action::Retry && provisional > PROVISIONAL_ROWS_MAX as usize {
+                return Err(JournalError::Conflict(format!("{provisional} rows of `{id}` would wait")));
+            }
+            lane.quarantine = quarantine;
+            let left = lane.quarantine.len() as u64;
+            org.decisions.push(decision);
+            let surplus = org.decisions.len().saturating_sub(DECISIONS_KEPT as usize);
+            org.decisions.drain(..surplus);
+            Ok(left)
+        })
+    }
+
+    async fn decisions(&self, org: &OrgId, limit: u32) -> Result<Vec<Decision>, JournalError> {
+        let orgs = self.orgs();
+        let decisions = orgs.get(org).map(|org| org.decisions.iter().rev().take(limit as usize).cloned());
+        Ok(decisions.map(Iterator::collect).unwrap_or_default())
     }
 
     async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError> {

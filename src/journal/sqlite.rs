@@ -26,10 +26,12 @@ use self::fault::Fault;
 use self::store::Store;
 use crate::chunk::Chunk;
 use crate::clock::Second;
-use crate::destination::{DestinationName, Refusal};
+use crate::destination::{DestinationName, Refusal, RowId};
 use crate::event::OrgId;
+use crate::journal::decision::Decision;
 use crate::journal::{
-    Acknowledge, Append, Journal, JournalError, NOTE_BYTES_MAX, OrgState, Outstanding, TallyPage, Usage,
+    Acknowledge, Append, Journal, JournalError, NOTE_BYTES_MAX, OrgState, Outstanding, Quarantined,
+    TallyPage, Usage,
 };
 
 /// Jobs that wait for the thread; who comes later waits to be queued.
@@ -194,11 +196,42 @@ impl Journal for SqliteJournal {
         &self,
         org: &OrgId,
         destination: DestinationName,
+        after: Option<RowId>,
         limit: u32,
+    ) -> Result<Vec<Quarantined>, JournalError> {
+        let org = org.clone();
+        self.read(move |t| match rows::OrgRow::read(t, &org)? {
+            Some(org) => rows::quarantined(t, &org, destination, after, limit),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    async fn provisional(
+        &self,
+        org: &OrgId,
+        destination: DestinationName,
     ) -> Result<Vec<Refusal>, JournalError> {
         let org = org.clone();
         self.read(move |t| match rows::OrgRow::read(t, &org)? {
-            Some(org) => rows::refusals(t, &org, destination, limit),
+            Some(org) => rows::provisional(t, &org, destination),
+            None => Ok(Vec::new()),
+        })
+        .await
+    }
+
+    async fn decide(&self, org: &OrgId, decision: Decision) -> Result<u64, JournalError> {
+        if let Some(objection) = decision.objection() {
+            return Err(JournalError::Conflict(objection));
+        }
+        let org = org.clone();
+        self.write(move |t| transactions::decide(t, &org, &decision)).await
+    }
+
+    async fn decisions(&self, org: &OrgId, limit: u32) -> Result<Vec<Decision>, JournalError> {
+        let org = org.clone();
+        self.read(move |t| match rows::OrgRow::read(t, &org)? {
+            Some(org) => rows::decisions(t, &org, limit),
             None => Ok(Vec::new()),
         })
         .await

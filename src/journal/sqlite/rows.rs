@@ -15,7 +15,8 @@ use crate::clock::{Second, Window};
 use crate::coverage::{Coverage, Span};
 use crate::destination::{DestinationName, QuarantineReason, Refusal, RowId};
 use crate::event::OrgId;
-use crate::journal::TallyPage;
+use crate::journal::decision::{Action, DECISIONS_KEPT, Decision};
+use crate::journal::{PROVISIONAL_ROWS_MAX, Quarantined, TallyPage};
 
 /// Numbers as SQLite holds them. None of ours comes near the end.
 pub(super) fn stored(number: u64) -> i64 {
@@ -573,36 +574,63 @@ pub(super) fn insert_refusal(
     Ok(())
 }
 
-pub(super) fn refusals(
+pub(super) fn quarantined(
     connection: &Connection,
     org: &OrgRow,
     destination: DestinationName,
+    after: Option<RowId>,
     limit: u32,
+) -> Result<Vec<Quarantined>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT q.chunk, q.row, q.key, q.reason, q.detail, q.provisional, q.sum, r.at FROM quarantine q \
+         LEFT JOIN receipt r ON r.org = q.org AND r.destination = q.destination AND r.chunk = q.chunk \
+         WHERE q.org = ?1 AND q.destination = ?2 AND (q.chunk, q.row) > (?3, ?4) \
+         ORDER BY q.chunk, q.row LIMIT ?5",
+    )?;
+    // Nothing comes before chunk 0.
+    let (chunk, row) = after.map_or((-1, 0), |at| (stored(at.chunk), at.row));
+    let mut rows = statement.query(params![org.org, destination.as_str(), chunk, row, limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let refusal = refusal(row, org, destination)?;
+        found.push(Quarantined { refusal, since: seconds(row.get(7)?) });
+    }
+    Ok(found)
+}
+
+pub(super) fn provisional(
+    connection: &Connection,
+    org: &OrgRow,
+    destination: DestinationName,
 ) -> Result<Vec<Refusal>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT chunk, row, key, reason, detail, provisional, sum FROM quarantine \
-         WHERE org = ?1 AND destination = ?2 ORDER BY chunk, row LIMIT ?3",
+         WHERE org = ?1 AND destination = ?2 AND provisional = 1 ORDER BY chunk, row LIMIT ?3",
     )?;
-    let mut rows = statement.query(params![org.org, destination.as_str(), limit])?;
-    let mut refusals = Vec::new();
+    let mut rows = statement.query(params![org.org, destination.as_str(), PROVISIONAL_ROWS_MAX])?;
+    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let at = RowId { chunk: number(row.get(0)?)?, row: row.get(1)? };
-        let damaged =
-            || mismatch(format_args!("row {} of chunk {} in quarantine", at.row, at.chunk), &org.id);
-        let reason: String = row.get(3)?;
-        let refusal = Refusal {
-            at,
-            key: row.get(2)?,
-            reason: QuarantineReason::parse(&reason).ok_or_else(damaged)?,
-            detail: row.get(4)?,
-            provisional: row.get(5)?,
-        };
-        if sum_of_refusal(&org.id, destination, &refusal) != row.get::<_, i64>(6)? {
-            return Err(damaged());
-        }
-        refusals.push(refusal);
+        found.push(refusal(row, org, destination)?);
     }
-    Ok(refusals)
+    Ok(found)
+}
+
+/// The columns chunk, row, key, reason, detail, provisional and sum of `quarantine`.
+fn refusal(row: &Row<'_>, org: &OrgRow, destination: DestinationName) -> Result<Refusal, Fault> {
+    let at = RowId { chunk: number(row.get(0)?)?, row: row.get(1)? };
+    let damaged = || mismatch(format_args!("row {} of chunk {} in quarantine", at.row, at.chunk), &org.id);
+    let reason: String = row.get(3)?;
+    let refusal = Refusal {
+        at,
+        key: row.get(2)?,
+        reason: QuarantineReason::parse(&reason).ok_or_else(damaged)?,
+        detail: row.get(4)?,
+        provisional: row.get(5)?,
+    };
+    if sum_of_refusal(&org.id, destination, &refusal) != row.get::<_, i64>(6)? {
+        return Err(damaged());
+    }
+    Ok(refusal)
 }
 
 fn sum_of_refusal(id: &OrgId, destination: DestinationName, refusal: &Refusal) -> i64 {
@@ -613,6 +641,81 @@ fn sum_of_refusal(id: &OrgId, destination: DestinationName, refusal: &Refusal) -
         .bytes(refusal.key.as_bytes())
         .bytes(refusal.reason.as_str().as_bytes())
         .bytes(refusal.detail.as_bytes())
+        .finish()
+}
+
+/// Adds a line to the record and takes away the oldest beyond its bound.
+pub(super) fn insert_decision(
+    connection: &Connection,
+    org: &OrgRow,
+    decision: &Decision,
+) -> Result<(), Fault> {
+    let newest: Option<i64> = connection
+        .prepare_cached("SELECT max(number) FROM decision WHERE org = ?1")?
+        .query_row([org.org], |row| row.get(0))?;
+    let this = newest.map_or(0, |newest| newest + 1);
+    connection
+        .prepare_cached(
+            "INSERT INTO decision (org, number, at, who, action, destination, rows, reason, sum) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            org.org,
+            this,
+            decision.at.0,
+            decision.who,
+            decision.action.as_str(),
+            decision.destination.as_str(),
+            decision.rows_as_text(),
+            decision.reason,
+            sum_of_decision(&org.id, this, decision),
+        ])?;
+    connection
+        .prepare_cached("DELETE FROM decision WHERE org = ?1 AND number <= ?2")?
+        .execute(params![org.org, this - i64::from(DECISIONS_KEPT)])?;
+    Ok(())
+}
+
+/// Newest first. A database of version 1, which only a reader can meet, has none.
+pub(super) fn decisions(connection: &Connection, org: &OrgRow, limit: u32) -> Result<Vec<Decision>, Fault> {
+    if !connection.table_exists(None, "decision")? {
+        return Ok(Vec::new());
+    }
+    let mut statement = connection.prepare_cached(
+        "SELECT number, at, who, action, destination, rows, reason, sum FROM decision \
+         WHERE org = ?1 ORDER BY number DESC LIMIT ?2",
+    )?;
+    let mut rows = statement.query(params![org.org, limit])?;
+    let mut decisions = Vec::new();
+    while let Some(row) = rows.next()? {
+        let this: i64 = row.get(0)?;
+        let damaged = || mismatch(format_args!("decision {this} about the quarantine"), &org.id);
+        let (action, destination, about): (String, String, String) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        let decision = Decision {
+            at: Second(row.get(1)?),
+            who: row.get(2)?,
+            action: Action::parse(&action).ok_or_else(damaged)?,
+            destination: DestinationName::parse(&destination).ok_or_else(damaged)?,
+            rows: Decision::rows_of_text(&about).ok_or_else(damaged)?,
+            reason: row.get(6)?,
+        };
+        if sum_of_decision(&org.id, this, &decision) != row.get::<_, i64>(7)? {
+            return Err(damaged());
+        }
+        decisions.push(decision);
+    }
+    Ok(decisions)
+}
+
+fn sum_of_decision(id: &OrgId, number: i64, decision: &Decision) -> i64 {
+    Checksum::of("decision", id)
+        .integer(number)
+        .integer(decision.at.0)
+        .bytes(decision.who.as_bytes())
+        .bytes(decision.action.as_str().as_bytes())
+        .bytes(decision.destination.as_str().as_bytes())
+        .bytes(decision.rows_as_text().as_bytes())
+        .bytes(decision.reason.as_bytes())
         .finish()
 }
 

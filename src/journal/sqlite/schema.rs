@@ -22,13 +22,13 @@ use crate::journal::JournalError;
 const APPLICATION: i32 = 0x5041_464a;
 
 /// Version of the tables below.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Brings the tables from one version to the next.
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// The step at index `n` leads from version `n + 1` to `n + 2`.
-const STEPS: [Step; VERSION as usize - 1] = [];
+const STEPS: [Step; VERSION as usize - 1] = [|t| t.execute_batch(DECISIONS)];
 
 /// Bodies are tens of kilobytes: a larger page means shorter chains of overflow pages.
 const PAGE_BYTES: u32 = 8_192;
@@ -43,6 +43,8 @@ const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// Distinct statements in this module's parent, and some.
 const STATEMENTS_CACHED: usize = 64;
 
+/// Version 1; what came later is in [`STEPS`], which a new database goes through as well.
+///
 /// Chunks stand apart from their bodies, so that sums and pruning never read bodies; `chunk_sizes` holds all that
 /// [`crate::journal::Outstanding`] and [`crate::journal::Usage`] need. Every `sum` is a [`super::checksum::Checksum`].
 const TABLES: &str = "
@@ -157,6 +159,22 @@ CREATE TABLE note (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Since version 2: what people decided about rows in quarantine.
+const DECISIONS: &str = "
+CREATE TABLE decision (
+    org INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    action TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    rows TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    sum INTEGER NOT NULL,
+    PRIMARY KEY (org, number)
+) STRICT, WITHOUT ROWID;
+";
+
 pub(super) fn database(directory: &Path) -> PathBuf {
     directory.join("journal.db")
 }
@@ -181,6 +199,9 @@ pub(super) fn create_if_absent(directory: &Path) -> Result<(), Fault> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction()?;
     transaction.execute_batch(TABLES)?;
+    for step in STEPS {
+        step(&transaction)?;
+    }
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     Meta::create(&transaction)?;

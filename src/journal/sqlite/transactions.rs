@@ -11,11 +11,12 @@ use super::rows::{self, LaneRow, Meta, OrgRow, number, stored};
 use crate::chunk::{Chunk, Link};
 use crate::clock::Second;
 use crate::coverage::Coverage;
-use crate::destination::DestinationName;
+use crate::destination::{DestinationName, RowId};
 use crate::event::OrgId;
+use crate::journal::decision::{Action, Decision};
 use crate::journal::{
-    Acknowledge, Append, JournalError, OrgState, Outstanding, QUARANTINE_ROWS_MAX, TIMELESS_MINUTE, Usage,
-    WINDOWS_KEPT,
+    Acknowledge, Append, JournalError, OrgState, Outstanding, PROVISIONAL_ROWS_MAX, QUARANTINE_ROWS_MAX,
+    TIMELESS_MINUTE, Usage, WINDOWS_KEPT,
 };
 
 /// Opens an org and makes `lanes` its configured ones.
@@ -223,6 +224,56 @@ pub(super) fn acknowledge(t: &Transaction<'_>, id: &OrgId, acknowledge: &Acknowl
         .execute(params![org.org, destination.as_str(), stored(*chunk) - i64::from(WINDOWS_KEPT)])?;
     lane.checkpoint += 1;
     lane.write(t, &org)
+}
+
+/// A person's word about rows in quarantine, with its line in the record. Returns how many rows are left.
+pub(super) fn decide(t: &Transaction<'_>, id: &OrgId, decision: &Decision) -> Result<u64, Fault> {
+    let destination = decision.destination;
+    let org = OrgRow::known(t, id)?;
+    let mut lane = LaneRow::all(t, &org)?
+        .remove(&destination)
+        .ok_or_else(|| Fault::conflict(format!("`{id}` has no lane `{destination}`")))?;
+    let sql = match decision.action {
+        Action::Retry => {
+            "UPDATE quarantine SET provisional = 1 WHERE org = ?1 AND destination = ?2 AND chunk = ?3 AND row = ?4"
+        }
+        Action::Drop => {
+            "DELETE FROM quarantine WHERE org = ?1 AND destination = ?2 AND chunk = ?3 AND row = ?4"
+        }
+    };
+    let mut statement = t.prepare_cached(sql)?;
+    for RowId { chunk, row } in &decision.rows {
+        if decision.action == Action::Retry && *chunk < org.oldest {
+            return Err(Fault::conflict(format!("chunk {chunk} of `{id}` is no longer kept")));
+        }
+        let found = statement.execute(params![org.org, destination.as_str(), stored(*chunk), row])?;
+        if found != 1 {
+            return Err(Fault::conflict(format!(
+                "row {row} of chunk {chunk} of `{id}` is not in quarantine for `{destination}`"
+            )));
+        }
+    }
+    match decision.action {
+        Action::Retry => {
+            let waiting: i64 = t
+                .prepare_cached(
+                    "SELECT count(*) FROM quarantine WHERE org = ?1 AND destination = ?2 AND provisional = 1",
+                )?
+                .query_row(params![org.org, destination.as_str()], |row| row.get(0))?;
+            if waiting > i64::from(PROVISIONAL_ROWS_MAX) {
+                return Err(Fault::conflict(format!(
+                    "{waiting} rows of `{id}` would wait to be sent again, and {PROVISIONAL_ROWS_MAX} may: \
+                     start the daemon, and ask for the others when it has sent these"
+                )));
+            }
+        }
+        Action::Drop => {
+            lane.quarantined = lane.quarantined.saturating_sub(decision.rows.len() as u64);
+            lane.write(t, &org)?;
+        }
+    }
+    rows::insert_decision(t, &org, decision)?;
+    Ok(lane.quarantined)
 }
 
 pub(super) fn outstanding(
