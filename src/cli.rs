@@ -5,13 +5,16 @@
 
 mod check;
 mod config;
+mod coverage;
 mod manual;
 mod progress;
+mod quarantine;
 mod run;
 pub mod status;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod words;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -26,6 +29,9 @@ use crate::clock::Second;
 use crate::config::quantity::Period;
 use crate::config::settings::{LogFormat, Settings};
 use crate::config::{Invalid, Loaded, LogLevel};
+use crate::destination::DestinationName;
+use crate::event::OrgId;
+use crate::journal::Journal;
 use crate::probe::probes;
 
 /// How the process ends. These numbers are promises to scripts and service managers.
@@ -230,6 +236,17 @@ enum Command {
     /// newest chunks were removed.
     Verify(VerifyFlags),
 
+    /// Show which time of every organization has been read, how late it was looked at, and what is missing
+    ///
+    /// Reads the state directory, beside a running daemon or without one.
+    Coverage(CoverageFlags),
+
+    /// Show the rows that a destination refused for good, and decide about them
+    ///
+    /// Each of them is whole in the archive.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+
     /// Show or explain the configuration, or write a first one
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -318,6 +335,132 @@ pub struct VerifyFlags {
     /// Print one JSON object instead of lines
     #[arg(long)]
     pub json: bool,
+}
+
+/// `coverage`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CoverageFlags {
+    /// Show this organization only, by its id
+    #[arg(long, value_name = "ID")]
+    pub org: Option<String>,
+
+    /// Show every span; without it the newest, and first those that are missing, damaged or due another look
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
+
+    /// Print one JSON object with every span
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum QuarantineCommand {
+    /// List the rows in quarantine, and what was decided about others
+    ///
+    /// A provisional row is sent again by its lane; a final one waits for a person. Reads the state directory, beside a running
+    /// daemon or without one.
+    List(QuarantineListFlags),
+
+    /// Print the event of a row as it is archived
+    ///
+    /// Where the journal has let its chunk go, it says where in the archive the event is, and exits with 1.
+    Show(RowFlags),
+
+    /// Have rows sent again, as after the table was repaired
+    ///
+    /// They go with the next chunk after the daemon was started; those that are accepted leave the quarantine. The daemon must be
+    /// stopped while this runs: otherwise it exits with 75 and changes nothing. Who decided, when and why is recorded and logged.
+    Retry {
+        #[command(flatten)]
+        rows: SelectionFlags,
+
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+
+    /// Take rows off the list for good; the archive keeps them
+    ///
+    /// The daemon must be stopped while this runs: otherwise it exits with 75 and changes nothing. Who decided, when and why is
+    /// recorded and logged.
+    Drop {
+        #[command(flatten)]
+        rows: SelectionFlags,
+
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+/// `quarantine list`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct QuarantineListFlags {
+    /// List this organization only, by its id
+    #[arg(long, value_name = "ID")]
+    pub org: Option<String>,
+
+    /// List this destination only
+    #[arg(long, value_name = "DESTINATION", value_parser = destination)]
+    pub destination: Option<DestinationName>,
+
+    /// List every row and decision; without it the oldest rows and the newest decisions
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
+
+    /// Print one JSON object with every row and decision
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One row.
+#[derive(Clone, Debug, Args)]
+pub struct RowFlags {
+    /// The organization, by its id
+    #[arg(long, value_name = "ID")]
+    pub org: String,
+
+    /// The destination that refused it
+    #[arg(long, value_name = "DESTINATION", value_parser = destination)]
+    pub destination: DestinationName,
+
+    /// The number of its chunk
+    #[arg(long, value_name = "NUMBER")]
+    pub chunk: u64,
+
+    /// Its place in the chunk; the first is 0
+    #[arg(long, value_name = "NUMBER")]
+    pub row: u32,
+}
+
+/// Rows of one lane.
+#[derive(Clone, Debug, Args)]
+#[group(id = "selection", required = true, multiple = true, args = ["chunk", "all"])]
+pub struct SelectionFlags {
+    /// The organization, by its id
+    #[arg(long, value_name = "ID")]
+    pub org: String,
+
+    /// The destination that refused them
+    #[arg(long, value_name = "DESTINATION", value_parser = destination)]
+    pub destination: DestinationName,
+
+    /// The rows of this chunk
+    #[arg(long, value_name = "NUMBER")]
+    pub chunk: Option<u64>,
+
+    /// Of that chunk, this row only; may be given several times
+    #[arg(long, value_name = "NUMBER", requires = "chunk")]
+    pub row: Vec<u32>,
+
+    /// Every row of this organization and destination
+    #[arg(long, conflicts_with_all = ["chunk", "row"])]
+    pub all: bool,
+}
+
+fn destination(text: &str) -> Result<DestinationName, String> {
+    let names = DestinationName::ALL.map(DestinationName::as_str).join(", ");
+    DestinationName::parse(text).ok_or_else(|| format!("it is one of {names}"))
 }
 
 #[derive(Debug, Subcommand)]
@@ -414,6 +557,8 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
         }
         Command::Status(flags) => status::status(&global, &flags, out),
         Command::Verify(flags) => verify::verify(&global, &flags, out),
+        Command::Coverage(flags) => coverage::coverage(&global, &flags, out),
+        Command::Quarantine(command) => quarantine::quarantine(&global, &command, out),
         Command::Config(ConfigCommand::Show) => config::show(&global, out),
         Command::Config(ConfigCommand::Schema { file }) => config::schema(file, out),
         Command::Config(ConfigCommand::Reference) => config::reference(out),
@@ -445,4 +590,24 @@ fn only(settings: &mut Settings, id: Option<&str>) -> Result<(), Failure> {
     }
     settings.orgs.retain(|org| org.id.as_str() == id);
     Ok(())
+}
+
+/// Every org that is in the journal, or the one asked for. One that is configured and was never run is known, and has nothing.
+async fn known_orgs(
+    settings: &Settings,
+    journal: &dyn Journal,
+    only: Option<&str>,
+) -> Result<Vec<OrgId>, Failure> {
+    let mut known = journal.orgs().await.map_err(anyhow::Error::from)?;
+    known.extend(settings.orgs.iter().map(|org| org.id.clone()));
+    known.sort_unstable();
+    known.dedup();
+    let Some(only) = only else { return Ok(known) };
+    match known.iter().find(|id| id.as_str() == only) {
+        Some(id) => Ok(vec![id.clone()]),
+        None => {
+            let known: Vec<&str> = known.iter().map(OrgId::as_str).take(20).collect();
+            Err(Failure::usage(format!("no org `{only}` is known: --org takes one of {}", known.join(", "))))
+        }
+    }
 }

@@ -147,7 +147,8 @@ pub struct Refusal {
     pub reason: QuarantineReason,
     /// The destination's words, cut.
     pub detail: String,
-    /// No row has been accepted since: perhaps it is the configuration that is wrong.
+    /// No row has been accepted since, so perhaps it is the configuration that is wrong; or a person asked for another try. Either way
+    /// its lane sends it again.
     pub provisional: bool,
 }
 
