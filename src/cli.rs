@@ -435,7 +435,6 @@ pub struct RowFlags {
 
 /// Rows of one lane.
 #[derive(Clone, Debug, Args)]
-#[group(id = "selection", required = true, multiple = true, args = ["chunk", "all"])]
 pub struct SelectionFlags {
     /// The organization, by its id
     #[arg(long, value_name = "ID")]
@@ -446,7 +445,7 @@ pub struct SelectionFlags {
     pub destination: DestinationName,
 
     /// The rows of this chunk
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", required_unless_present = "all")]
     pub chunk: Option<u64>,
 
     /// Of that chunk, this row only; may be given several times

@@ -21,6 +21,7 @@ mod isolation;
 mod killed;
 mod lateness;
 mod proving;
+mod quarantine;
 mod reading;
 mod referees;
 mod sameness;
