@@ -14,8 +14,11 @@ const LANE: [&str; 4] = ["--org", "acme", "--destination", "sentinel"];
 async fn poisoned(rows: usize) -> (World, OrgSetup, Daemon) {
     let world = World::builder().events(200).start().await;
     let now = world.clock.now();
-    let poison =
-        (0..rows).map(|row| Event::at(now - 1_800 + row as i64).described(&format!("a poisoned row {row}")));
+    // Each with another row after it: three in a row would say that the table is wrong.
+    let poison = (0..rows).flat_map(|row| {
+        let at = now - 6_000 + 900 * i64::try_from(row).expect("a few");
+        [Event::at(at).described(&format!("a poisoned row {row}")), Event::at(at + 1)]
+    });
     world.pulumi().org("acme").add(poison);
     world.ingestion().refuse_rows(|row| row.contains("a poisoned row"));
     let acme = recent(&world, "acme").with_sentinel().with_file();
