@@ -1,13 +1,15 @@
 //! No secret comes out anywhere, whatever fails, and nothing is sent to a host that is not configured.
 
 use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::slice::from_ref;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
 use crate::delivery::binary;
-use crate::forwarder::{command, complete, err, out, paused, recent};
+use crate::forwarder::{command, complete, err, out, paused, recent, start};
 use crate::world::World;
 use crate::world::certificates::ClientCertificate;
 use crate::world::daemon::{Daemon, until};
@@ -270,4 +272,19 @@ fn a_canary_is_found_in_every_form() {
         assert!(found(STANDARD.encode(format!("{around}pul-0123456789abcdef~x{around}"))), "{around}");
     }
     assert!(!found("pul-0123456789abcdef".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_crashes_leaves_no_core_dump() {
+    let world = World::builder().events(5).start().await;
+    let acme = recent(&world, "acme").with_file();
+    let mut daemon = start(&world, from_ref(&acme));
+    complete(&world, &acme).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).expect("Linux tells");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("it has this limit");
+    let values: Vec<&str> = core["Max core file size".len()..].split_whitespace().collect();
+    assert_eq!(values, ["0", "0", "bytes"], "neither now nor later");
+    daemon.signal("ABRT");
+    let status = daemon.ended().await;
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
 }
