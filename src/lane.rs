@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunk::Chunk;
@@ -50,6 +50,8 @@ pub struct Lane {
     /// Refused probes in a row.
     probes: u32,
     figures_at: Option<Instant>,
+    /// What the figures that are shown were computed of.
+    figures_of: Option<(Journaled, u64)>,
     stop: CancellationToken,
 }
 
@@ -83,6 +85,7 @@ impl Lane {
             failures: 0,
             probes: 0,
             figures_at: None,
+            figures_of: None,
             stop: parts.stop,
         }
     }
@@ -260,11 +263,13 @@ impl Lane {
     /// Waits; while it does, the figures follow what is journaled.
     async fn sleep(&mut self, wait: Duration) {
         let until = Instant::now() + wait;
+        self.figures(true).await;
         while Instant::now() < until && !self.stop.is_cancelled() {
-            self.figures(false).await;
+            let (stop, journaled) = (self.stop.clone(), &mut self.journaled);
             tokio::select! {
-                () = sleep(FIGURES_EVERY.min(until - Instant::now())) => {}
-                () = self.stop.cancelled() => {}
+                () = sleep_until(until) => {}
+                () = stop.cancelled() => {}
+                () = next_after(journaled, FIGURES_EVERY) => self.figures(true).await,
             }
         }
     }
@@ -279,20 +284,34 @@ impl Lane {
         }
     }
 
-    /// Backlog and "delivered until", for status and metrics.
+    /// Backlog and "delivered until", for status and metrics. Nothing is asked again while nothing has changed: a thousand lanes
+    /// may wait for one outage to end, each with days of backlog to count.
     async fn figures(&mut self, now: bool) {
         if !now && self.figures_at.is_some_and(|at| at.elapsed() < FIGURES_EVERY) {
             return;
         }
+        let journaled = *self.journaled.borrow();
+        if self.figures_of == Some((journaled, self.checkpoint)) {
+            return;
+        }
         self.figures_at = Some(Instant::now());
-        let cursor = self.journaled.borrow().cursor;
         let Ok(outstanding) = self.journal.outstanding(&self.org, self.name).await else { return };
+        self.figures_of = Some((journaled, self.checkpoint));
+        let cursor = journaled.cursor;
         let delivered_until = match (cursor, outstanding.first) {
             (Some(cursor), Some(first)) => Some(cursor.min(first)),
             (cursor, _) => cursor,
         };
         self.party.progress(self.checkpoint, &outstanding, delivered_until);
     }
+}
+
+/// Waits until something is journaled, but not less than `pause`; for ever when nothing will be.
+async fn next_after(journaled: &mut watch::Receiver<Journaled>, pause: Duration) {
+    if journaled.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    sleep(pause).await;
 }
 
 struct JournalBacklog {

@@ -13,4 +13,5 @@ mod outages;
 mod refusals;
 mod simulation;
 mod starts;
+mod windows;
 mod wire;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::simulation::{BEGIN, DAY, HOUR, MINUTE, SOON, Simulation};
 use super::wire::{AZURE, ENTRA, PULUMI};
+use crate::world::clock::parse_rfc3339;
 use crate::world::ingestion::Fault;
 use crate::world::pulumi::events::Generator;
 use crate::world::script::Times;
@@ -51,6 +52,34 @@ async fn azure_away_for_an_hour_delays_only_azure() {
     assert!((12..=60).contains(&during), "{during} tries in an hour");
     simulation.pass_until(BEGIN + 5 * HOUR).await;
     simulation.assert_complete("acme", BEGIN + 4 * HOUR);
+}
+
+#[tokio::test(start_paused = true)]
+async fn azure_away_for_three_days_loses_nothing_and_every_row_keeps_its_time() {
+    let mut simulation = Simulation::of(&["acme"]).with_sentinel();
+    let (gone, back) = (BEGIN + HOUR, BEGIN + HOUR + 3 * DAY);
+    simulation.add("acme", Generator::seeded(2).background(BEGIN, back + HOUR, 15.0));
+    simulation.start();
+    simulation.pass_until(gone).await;
+    simulation.wire.goes_away(AZURE);
+    for _ in 0..3 {
+        simulation.pass(DAY - HOUR).await;
+        simulation.archived("acme", &visible_at(simulation.now() - 2 * 5 * MINUTE)).assert_complete();
+        let lane = simulation.lane("acme", "sentinel");
+        assert_eq!((lane.state.as_str(), lane.reason.as_deref()), ("waiting", Some("backoff")));
+    }
+    simulation.pass_until(back).await;
+    simulation.wire.comes_back(AZURE);
+    let drained = || simulation.lane("acme", "sentinel").backlog_chunks == 0;
+    simulation.until("the backlog drains", 2 * 5 * MINUTE, drained).await;
+    simulation.pass(2 * HOUR).await;
+    simulation.assert_complete("acme", back + HOUR);
+    // Azure replaces a `TimeGenerated` that is two days old; when an event happened is in a column of our own.
+    let rows = simulation.azure.rows_of_rule(&rule_of("acme"));
+    assert!(rows.iter().any(|row| row.restamped), "some were too old to keep their `TimeGenerated`");
+    for row in rows {
+        assert_eq!(parse_rfc3339(row.text("EventTime_t")), row.number("Timestamp_d"), "{row:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
