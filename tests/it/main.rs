@@ -24,6 +24,7 @@ mod proving;
 mod quarantine;
 mod reading;
 mod referees;
+mod restarts;
 mod sameness;
 mod secrets;
 mod simulated;

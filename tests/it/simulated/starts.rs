@@ -87,3 +87,19 @@ async fn nothing_younger_than_settle_is_journaled() {
     assert!(windows.iter().all(|read| read.window.until.0 <= read.read_at.0 - 600), "{windows:?}");
     assert!(windows.iter().filter(|read| read.kind == "head").count() > 80, "it polls all the same");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loop_costs_two_requests_a_start() {
+    let mut simulation = Simulation::of(&["acme"]);
+    simulation.add("acme", Generator::seeded(5).background(BEGIN, BEGIN + HOUR, 30.0));
+    for _ in 0..100 {
+        simulation.start();
+        simulation.pass(2).await;
+        simulation.kill().await;
+    }
+    let asked = simulation.wire.asked("acme").len();
+    assert!(asked <= 2 * 100, "the service's time and the present, no more: {asked}");
+    simulation.start();
+    simulation.pass(2 * HOUR).await;
+    simulation.assert_complete("acme", BEGIN + HOUR);
+}
