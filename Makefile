@@ -6,7 +6,7 @@ CARGO_DENY := .tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench bench-orgs tools clean
+.PHONY: help demo test lint bench bench-orgs soak tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -35,6 +35,9 @@ bench: ## what an event costs in CPU time, whole and step by step, and memory: f
 bench-orgs: ## what a thousand organizations in one process cost, and ten thousand: three quarters of an hour
 	sh tests/tools.sh demo
 	cargo bench --locked --bench orgs
+
+soak: tools ## seven days of polls in half an hour, with faults at random: does memory grow? (MINUTES=5 for a part)
+	cargo test --locked --test soak
 
 tools: ## install into .tools what the tests use
 	sh tests/tools.sh
