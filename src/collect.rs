@@ -623,7 +623,7 @@ impl Collector {
                 party.paused(&Problem {
                     reason: PauseReason::Disk,
                     cause: error.to_string(),
-                    remedy: "free space on the state directory's disk, or repair it; events stay at the source meanwhile".into(),
+                    remedy: error.remedy().into(),
                 });
                 self.reload().await;
                 Outcome::Paused(DISK_PAUSE)

@@ -75,7 +75,7 @@ pub struct WindowRecord {
 /// Windows, and acknowledged receipts, kept per org and lane.
 pub const WINDOWS_KEPT: u32 = 10_000;
 
-/// Rows in quarantine per lane. An acknowledgement that would exceed it is refused with [`JournalError::Disk`], so that its lane
+/// Rows in quarantine per lane. An acknowledgement that would exceed it is refused with [`JournalError::Full`], so that its lane
 /// pauses for a person: dropping rows would lose them.
 pub const QUARANTINE_ROWS_MAX: u64 = 100_000;
 
@@ -171,6 +171,28 @@ pub enum JournalError {
     /// Full, read-only or failing: nothing of the transaction is believed, and the handle has been opened anew.
     #[error("the disk refused a commit: {0}")]
     Disk(String),
+    /// What is kept for a person has reached its bound. Nothing was changed.
+    #[error("{0}")]
+    Full(String),
+}
+
+impl JournalError {
+    /// What a person can do, who sees a source or a lane paused for it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            JournalError::Damaged(_) => {
+                "the process ends in order; the next start reads the whole journal and says what to do. Nothing that is damaged was sent"
+            }
+            JournalError::Full(_) => {
+                "see why the destination refuses these rows (`quarantine list`); then stop the daemon, and `quarantine drop` or \
+                 `quarantine retry` them. The lane waits, and the archive keeps every one of them"
+            }
+            _ => {
+                "free space on the state directory's disk, or repair it; the journal keeps its chunks, and later events stay at the source \
+                 meanwhile"
+            }
+        }
+    }
 }
 
 /// The append-only sequence of every org's chunks. One process holds it; within it, one collector and one task per lane write an org.

@@ -239,7 +239,7 @@ impl Lane {
         self.party.paused(&Problem {
             reason: PauseReason::Disk,
             cause: error.to_string(),
-            remedy: "free space on the state directory's disk, or repair it; nothing is lost, the journal keeps its chunks".into(),
+            remedy: error.remedy().into(),
         });
         self.sleep(DISK_PAUSE).await;
     }

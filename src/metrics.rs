@@ -49,6 +49,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     process: Registry,
     journal_capacity: Gauge,
+    damaged_journals: Gauge,
     delivery_duration: HistogramVec,
     config_last_reload_successful: Gauge,
     config_last_reload_success: Gauge,
@@ -70,6 +71,13 @@ impl Metrics {
                 Gauge::with_opts(options(
                     "journal_capacity_bytes",
                     "Bytes at which an org's journal is full and its collection waits.",
+                )),
+            ),
+            damaged_journals: registered(
+                &process,
+                Gauge::with_opts(options(
+                    "state_damaged_journals",
+                    "Damaged journals that were moved aside and lie in the state directory: look at the disk, then delete them.",
                 )),
             ),
             delivery_duration: registered(
@@ -162,6 +170,10 @@ impl Metrics {
 
     pub fn set_journal_capacity(&self, bytes: u64) {
         self.0.journal_capacity.set(figure(bytes));
+    }
+
+    pub fn set_damaged_journals(&self, count: usize) {
+        self.0.damaged_journals.set(figure(count as u64));
     }
 
     /// Whether the newest configuration is in force, and if so, since when.

@@ -276,12 +276,7 @@ pub fn destination(
 }
 
 fn disk(error: &JournalError) -> Problem {
-    Problem {
-        reason: PauseReason::Disk,
-        cause: error.to_string(),
-        remedy: "repair the state directory's disk, or free space on it; events stay at the source meanwhile"
-            .into(),
-    }
+    Problem { reason: PauseReason::Disk, cause: error.to_string(), remedy: error.remedy().into() }
 }
 
 fn unusable(error: &ClientError) -> Problem {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminError, Liveness, Pulse};
-use crate::clock::Clock;
+use crate::clock::{Clock, Second};
 use crate::collect::Until;
 use crate::config::settings::{JournalSettings, OrgSettings, Settings};
 use crate::journal::measured::Measured;
@@ -50,12 +50,22 @@ pub enum Ended {
     Done,
     /// `--once` with something undelivered: a line for each.
     Incomplete(Vec<String>),
+    /// The journal turned out to be damaged; the next start decides what becomes of it.
+    Damaged(String),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// Nobody but a person can say that what these orgs had may be given up.
+    #[error(
+        "the journal in `{directory}` is damaged ({what}), and {orgs} cannot start again from an archive, having neither [s3] nor [file]: put a \
+         backup of the directory back, or move `journal.db`, `journal.db-wal` and `journal.db-shm` out of it to let these orgs begin again at \
+         their `start`, which sends to Sentinel again what came since then (with the same event keys), and leaves out what came before it \
+         and was not delivered yet; nothing was sent"
+    )]
+    Irreplaceable { directory: String, what: String, orgs: String },
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error("cannot listen for signals: {0}")]
@@ -68,7 +78,9 @@ pub enum StartError {
 /// When the state directory cannot be used, or the admin address is taken. Nothing was read or sent then.
 pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> Result<Ended, StartError> {
     let clock = Clock::system();
-    let journal: Arc<dyn Journal> = Arc::new(SqliteJournal::open(&settings.state_dir)?);
+    let opened = Arc::new(open(&settings, clock.now())?);
+    metrics.set_damaged_journals(SqliteJournal::damaged_kept(&settings.state_dir));
+    let journal: Arc<dyn Journal> = opened.clone();
     let reports = Reports::new(metrics.clone(), clock.clone());
     reports.set_state_open();
     for known in journal.orgs().await? {
@@ -108,15 +120,60 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     if let Some(watch) = options.watch {
         services.spawn(show(reports.clone(), watch));
     }
-    let all_done = supervise(&mut running, signals, options.once, &stop).await;
+    let all_done = supervise(&mut running, signals, options.once, &opened, &stop).await;
     running.shutdown().await;
     stop.cancel();
     services.shutdown().await;
     tracing::info!("stopped");
-    Ok(match options.once {
-        None => Ended::Done,
-        Some(_) => incomplete(&reports.status(), all_done),
+    Ok(match (opened.damage(), options.once) {
+        (Some(what), _) => Ended::Damaged(what),
+        (None, None) => Ended::Done,
+        (None, Some(_)) => incomplete(&reports.status(), all_done),
     })
+}
+
+/// Opens the journal. A damaged one is moved out of the way if every org can start again from its archive; an org with an empty
+/// journal looks there before its first sweep.
+///
+/// *Why all orgs or none:* they share the database, and nothing in a damaged one says for sure which orgs are not concerned.
+fn open(settings: &Settings, now: Second) -> Result<SqliteJournal, StartError> {
+    let directory = &settings.state_dir;
+    let what = match SqliteJournal::open(directory) {
+        Err(JournalError::Damaged(what)) => what,
+        opened => return Ok(opened?),
+    };
+    let bare: Vec<&str> = settings
+        .orgs
+        .iter()
+        .filter(|org| org.s3.is_none() && org.file.is_none())
+        .map(|org| org.id.as_str())
+        .collect();
+    if !bare.is_empty() {
+        return Err(StartError::Irreplaceable {
+            directory: directory.display().to_string(),
+            what,
+            orgs: named(&bare),
+        });
+    }
+    let moved = SqliteJournal::set_aside(directory, now)?;
+    tracing::error!(
+        what, path = %moved.path.display(),
+        "the journal is damaged and was moved aside; every org starts again from its archive. Look at the disk, then delete the file"
+    );
+    for path in moved.deleted {
+        tracing::warn!(path = %path.display(), "an older damaged journal was deleted to make room");
+    }
+    Ok(SqliteJournal::open(directory)?)
+}
+
+/// A few names, and how many more there are.
+fn named(orgs: &[&str]) -> String {
+    const SHOWN: usize = 10;
+    let mut names = orgs.iter().take(SHOWN).map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ");
+    if orgs.len() > SHOWN {
+        names.push_str(&format!(" and {} more", orgs.len() - SHOWN));
+    }
+    names
 }
 
 fn start_orgs(
@@ -139,17 +196,20 @@ fn start_orgs(
     tasks
 }
 
-/// Waits for the orgs to end, for a signal, or for the time limit of `--once`. Answers whether they ended by themselves.
+/// Waits for the orgs to end, for a signal, for damage in the journal, or for the time limit of `--once`. Answers whether the orgs ended
+/// by themselves.
 async fn supervise(
     orgs: &mut JoinSet<()>,
     mut signals: Signals,
     once: Option<Duration>,
+    journal: &SqliteJournal,
     stop: &CancellationToken,
 ) -> bool {
     let all_ended = async |orgs: &mut JoinSet<()>| while orgs.join_next().await.is_some() {};
     tokio::select! {
         () = all_ended(orgs) => return true,
         name = signals.next() => tracing::info!(signal = name, "stopping; deliveries under way are finished first"),
+        what = journal.damaged() => tracing::error!(what, "the journal is damaged; stopping, so that the next start reads all of it"),
         () = sleep(once.unwrap_or(Duration::MAX)) => tracing::warn!("the time limit of --once is reached"),
     }
     stop.cancel();

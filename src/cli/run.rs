@@ -38,6 +38,13 @@ pub(super) fn run(global: &Global, flags: &RunFlags) -> Result<Exit, Failure> {
         Ok(Ended::Incomplete(lines)) => {
             Err(Failure::new(Exit::Failed, anyhow!("not everything is delivered:\n  {}", lines.join("\n  "))))
         }
+        Ok(Ended::Damaged(what)) => Err(Failure::new(
+            Exit::Failed,
+            anyhow!(
+                "{}: start again: the whole journal is read then, and what can be done about it is done or said",
+                JournalError::Damaged(what)
+            ),
+        )),
         Err(StartError::Journal(busy @ JournalError::Busy { .. })) => Err(Failure::new(Exit::Busy, busy)),
         Err(error) => Err(Failure::new(Exit::Failed, error)),
     }

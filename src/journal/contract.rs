@@ -591,7 +591,8 @@ async fn a_full_quarantine_refuses_the_acknowledgement_and_drops_nothing(journal
     let refusals: Vec<Refusal> = (0..rows).map(|row| refusal(0, row)).collect();
     acme.deliver(SENTINEL, 0, quarantining(refusals)).await.unwrap();
     let one_more = acme.deliver(SENTINEL, 1, quarantining(vec![refusal(1, 0)])).await;
-    assert!(matches!(&one_more, Err(JournalError::Disk(text)) if text.contains("sentinel")), "{one_more:?}");
+    assert!(matches!(&one_more, Err(JournalError::Full(text)) if text.contains("sentinel")), "{one_more:?}");
+    assert!(one_more.unwrap_err().remedy().contains("`quarantine list`"), "no disk has to be looked at");
     assert_eq!(acme.state(&[SENTINEL]).await.checkpoints[&SENTINEL], 1);
     assert_eq!(journal.outstanding(&acme.org, SENTINEL).await.unwrap().quarantined, QUARANTINE_ROWS_MAX);
     let room = Receipt { released: vec![RowId { chunk: 0, row: 3 }], ..quarantining(vec![refusal(1, 0)]) };
@@ -845,6 +846,8 @@ contract! {
     notes_are_small_values_beside_an_org,
 }
 
+mod damaged;
+
 /// What only a journal on disk can show.
 mod sqlite_on_disk {
     use std::os::unix::fs::PermissionsExt;
@@ -853,18 +856,18 @@ mod sqlite_on_disk {
 
     use super::*;
 
-    const PARTS: [&str; 4] = ["journal.db", "journal.db-wal", "journal.db-shm", "lock"];
+    pub(super) const PARTS: [&str; 4] = ["journal.db", "journal.db-wal", "journal.db-shm", "lock"];
 
-    fn open(directory: &Path) -> SqliteJournal {
+    pub(super) fn open(directory: &Path) -> SqliteJournal {
         SqliteJournal::open(directory).unwrap()
     }
 
     /// Someone else with `sqlite3`.
-    fn stranger(directory: &Path) -> Connection {
+    pub(super) fn stranger(directory: &Path) -> Connection {
         Connection::open(directory.join("journal.db")).unwrap()
     }
 
-    fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    pub(super) fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
         std::fs::read_dir(directory)
             .unwrap()
             .map(|entry| entry.unwrap())
@@ -873,7 +876,7 @@ mod sqlite_on_disk {
     }
 
     /// A journal with something in every table that decisions rest on: three chunks, the first acknowledged.
-    async fn filled(directory: &Path) -> (OrgState, Vec<Chunk>) {
+    pub(super) async fn filled(directory: &Path) -> (OrgState, Vec<Chunk>) {
         let journal = open(directory);
         let mut acme = Collector::open(&journal, acme(), &[S3, SENTINEL]).await;
         let chunks = acme.chunks(&[DAY, DAY + 1, DAY + 2]).await;
@@ -899,7 +902,7 @@ mod sqlite_on_disk {
     }
 
     /// Everything a daemon reads before it sends.
-    async fn read_all(journal: &dyn Journal) -> Result<OrgState, JournalError> {
+    pub(super) async fn read_all(journal: &dyn Journal) -> Result<OrgState, JournalError> {
         let state = journal.open(&acme(), &[S3, SENTINEL]).await?;
         for number in 0..state.next {
             journal.chunk(&acme(), number).await?;

@@ -210,8 +210,9 @@ impl Journal for MemoryJournal {
             }
             quarantine.extend(receipt.quarantined.iter().map(|refusal| (refusal.at, refusal.clone())));
             if quarantine.len() as u64 > QUARANTINE_ROWS_MAX {
-                return Err(JournalError::Disk(format!(
-                    "the quarantine of lane `{destination}` of `{id}` is full"
+                return Err(JournalError::Full(format!(
+                    "the quarantine of lane `{destination}` of `{id}` has {QUARANTINE_ROWS_MAX} rows, and no room for those of chunk {}",
+                    acknowledge.chunk
                 )));
             }
             lane.quarantine = quarantine;

@@ -8,20 +8,23 @@
 //! SQLite has one writer anyway; the bounded queue in front of it is the back pressure.
 
 mod checksum;
+pub mod damage;
 mod fault;
 mod lock;
 mod rows;
 mod schema;
 mod store;
 mod transactions;
+mod wal;
 
 use std::path::Path;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use rusqlite::Transaction;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use self::damage::SetAside;
 use self::fault::Fault;
 use self::store::Store;
 use crate::chunk::Chunk;
@@ -41,6 +44,9 @@ const PRUNED_AT_ONCE: u64 = 256;
 
 type Job = Box<dyn FnOnce(&mut Store) + Send>;
 
+/// Version of the state directory's format that this build writes.
+pub const FORMAT_VERSION: u32 = schema::VERSION;
+
 /// A state directory that is open. Dropping it ends the thread after the jobs it has, and lets the directory go.
 ///
 /// A call that is dropped while it waits may still be carried out; one that has not begun then is not.
@@ -49,6 +55,8 @@ pub struct SqliteJournal {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     read_only: bool,
+    /// The first damage that was met since it was opened.
+    damage: watch::Sender<Option<String>>,
 }
 
 impl std::fmt::Debug for SqliteJournal {
@@ -73,6 +81,39 @@ impl SqliteJournal {
     /// As [`SqliteJournal::open`], except that nobody is in the way; [`JournalError::Unusable`] also where there is no journal yet.
     pub fn open_read_only(directory: &Path) -> Result<SqliteJournal, JournalError> {
         SqliteJournal::start(directory, true)
+    }
+
+    /// Moves a damaged database out of the way, so that the next opening makes a new one. `now` becomes part of its name.
+    ///
+    /// # Errors
+    /// [`JournalError::Busy`], and [`JournalError::Unusable`] where the directory cannot be written.
+    pub fn set_aside(directory: &Path, now: Second) -> Result<SetAside, JournalError> {
+        let _lock = lock::Lock::take(directory)?;
+        damage::set_aside(directory, now).map_err(|error| JournalError::Unusable {
+            directory: directory.display().to_string(),
+            cause: format!("its damaged database cannot be moved: {error}"),
+        })
+    }
+
+    /// How many damaged databases lie in a state directory.
+    pub fn damaged_kept(directory: &Path) -> usize {
+        damage::damaged(directory).map_or(0, |found| found.len())
+    }
+
+    /// The first damage that was met since it was opened, if any.
+    pub fn damage(&self) -> Option<String> {
+        self.damage.borrow().clone()
+    }
+
+    /// Waits until damage is met.
+    pub async fn damaged(&self) -> String {
+        let mut seen = self.damage.subscribe();
+        let found = seen.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
+        match found {
+            Some(what) => what,
+            // The sender is ours, so it does not go away while it is waited for.
+            None => std::future::pending().await,
+        }
     }
 
     fn start(directory: &Path, read_only: bool) -> Result<SqliteJournal, JournalError> {
@@ -100,7 +141,8 @@ impl SqliteJournal {
             })
             .map_err(|error| unusable(format!("no thread for it: {error}")))?;
         outcome.recv().unwrap_or_else(|_| Err(unusable("its thread ended while opening it".to_owned())))?;
-        Ok(SqliteJournal { jobs: Some(jobs), thread: Some(thread), read_only })
+        let damage = watch::Sender::new(None);
+        Ok(SqliteJournal { jobs: Some(jobs), thread: Some(thread), read_only, damage })
     }
 
     async fn job<T: Send + 'static>(
@@ -109,8 +151,23 @@ impl SqliteJournal {
     ) -> Result<T, JournalError> {
         let ended = || JournalError::Disk("the journal's thread failed at this; see the log".to_owned());
         let (answer, answered) = oneshot::channel();
+        let damage = self.damage.clone();
         let job: Job = Box::new(move |store| {
-            if !answer.is_closed() && answer.send(work(store)).is_err() {
+            if answer.is_closed() {
+                return;
+            }
+            let result = work(store);
+            if let Err(JournalError::Damaged(what)) = &result {
+                store.suspect(what);
+                damage.send_if_modified(|first| match first {
+                    Some(_) => false,
+                    None => {
+                        *first = Some(what.clone());
+                        true
+                    }
+                });
+            }
+            if answer.send(result).is_err() {
                 // Whoever asked has gone meanwhile; what was committed stays.
             }
         });

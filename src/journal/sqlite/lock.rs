@@ -14,7 +14,11 @@ use crate::journal::JournalError;
 
 /// Holds the state directory for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct Lock {
+    file: File,
+    /// Whether it holds our pid. One that another process left is not ours to wipe before we know that we can use the directory.
+    signed: bool,
+}
 
 /// More is not a pid.
 const PID_BYTES_MAX: u64 = 20;
@@ -36,7 +40,7 @@ impl Lock {
             .open(&path)
             .map_err(unusable)?;
         match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
+            Ok(()) => Ok(Lock { file, signed: false }),
             Err(TryLockError::WouldBlock) => {
                 Err(JournalError::Busy { directory: directory.display().to_string(), pid: pid_in(&mut file) })
             }
@@ -46,15 +50,16 @@ impl Lock {
 
     /// Writes this process's pid, for whoever is refused.
     pub(super) fn sign(&mut self) -> std::io::Result<()> {
-        self.0.set_len(0)?;
-        self.0.rewind()?;
-        write!(self.0, "{}", std::process::id())
+        self.signed = true;
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        write!(self.file, "{}", std::process::id())
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if self.0.set_len(0).is_err() {
+        if self.signed && self.file.set_len(0).is_err() {
             // A pid that stays behind misleads nobody while nobody holds the lock.
         }
     }

@@ -455,11 +455,7 @@ pub(super) fn tally(
     let mut rows = statement.query(params![org.org, from, until])?;
     let mut pages = Vec::new();
     while let Some(row) = rows.next()? {
-        let page = TallyPage { minute: row.get(0)?, body: row.get(2)? };
-        if sum_of_page(&org.id, &page) != row.get::<_, i64>(1)? {
-            return Err(mismatch(format_args!("the tally of minute {}", page.minute), &org.id));
-        }
-        pages.push(page);
+        pages.push(checked_page(row, org)?);
     }
     Ok(pages)
 }
@@ -522,6 +518,25 @@ fn entry(org: &OrgRow, minute: i64, sum: i64) -> i64 {
 
 fn sum_of_page(id: &OrgId, page: &TallyPage) -> i64 {
     Checksum::of("tally", id).integer(page.minute).bytes(&page.body).finish()
+}
+
+/// That every page is as it was written.
+pub(super) fn verify_pages(connection: &Connection, org: &OrgRow) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached("SELECT minute, sum, body FROM tally WHERE org = ?1")?;
+    let mut rows = statement.query([org.org])?;
+    while let Some(row) = rows.next()? {
+        checked_page(row, org)?;
+    }
+    Ok(())
+}
+
+/// The columns minute, sum and body of `tally`.
+fn checked_page(row: &Row<'_>, org: &OrgRow) -> Result<TallyPage, Fault> {
+    let page = TallyPage { minute: row.get(0)?, body: row.get(2)? };
+    match sum_of_page(&org.id, &page) == row.get::<_, i64>(1)? {
+        true => Ok(page),
+        false => Err(mismatch(format_args!("the tally of minute {}", page.minute), &org.id)),
+    }
 }
 
 /// That exactly the chunks from the oldest to the newest are there, and that the newest is the one the chain ends with.
@@ -650,10 +665,7 @@ pub(super) fn insert_decision(
     org: &OrgRow,
     decision: &Decision,
 ) -> Result<(), Fault> {
-    let newest: Option<i64> = connection
-        .prepare_cached("SELECT max(number) FROM decision WHERE org = ?1")?
-        .query_row([org.org], |row| row.get(0))?;
-    let this = newest.map_or(0, |newest| newest + 1);
+    let this = after_newest(connection, "decision", org)?;
     connection
         .prepare_cached(
             "INSERT INTO decision (org, number, at, who, action, destination, rows, reason, sum) \
@@ -672,8 +684,19 @@ pub(super) fn insert_decision(
         ])?;
     connection
         .prepare_cached("DELETE FROM decision WHERE org = ?1 AND number <= ?2")?
-        .execute(params![org.org, this - i64::from(DECISIONS_KEPT)])?;
+        .execute(params![org.org, this.saturating_sub(i64::from(DECISIONS_KEPT))])?;
     Ok(())
+}
+
+/// The number of the next row in a table that numbers an org's rows for people.
+pub(super) fn after_newest(connection: &Connection, table: &str, org: &OrgRow) -> Result<i64, Fault> {
+    let newest: Option<i64> = connection
+        .prepare_cached(&format!("SELECT max(number) FROM {table} WHERE org = ?1"))?
+        .query_row([org.org], |row| row.get(0))?;
+    match newest.map_or(Some(0), |newest| newest.checked_add(1)) {
+        Some(next) if next >= 0 => Ok(next),
+        _ => Err(Fault::damaged(format!("`{table}` of `{}` has a row with an impossible number", org.id))),
+    }
 }
 
 /// Newest first. A database of version 1, which only a reader can meet, has none.
@@ -730,6 +753,16 @@ pub(super) fn note(connection: &Connection, org: &OrgRow, name: &str) -> Result<
         }
         found => Ok(found.map(|(value, _)| value)),
     }
+}
+
+/// That every note is as it was written.
+pub(super) fn verify_notes(connection: &Connection, org: &OrgRow) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached("SELECT name FROM note WHERE org = ?1")?;
+    let mut rows = statement.query([org.org])?;
+    while let Some(row) = rows.next()? {
+        note(connection, org, &row.get::<_, String>(0)?)?;
+    }
+    Ok(())
 }
 
 pub(super) fn set_note(

@@ -16,13 +16,14 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::fault::Fault;
 use super::rows::{Meta, stored};
+use super::wal;
 use crate::journal::JournalError;
 
 /// `PAFJ`.
 const APPLICATION: i32 = 0x5041_464a;
 
 /// Version of the tables below.
-pub(super) const VERSION: u32 = 2;
+pub const VERSION: u32 = 2;
 
 /// Brings the tables from one version to the next.
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
@@ -179,6 +180,11 @@ pub(super) fn database(directory: &Path) -> PathBuf {
     directory.join("journal.db")
 }
 
+/// What stands beside the database under its name and an ending.
+pub(super) fn beside(directory: &Path, ending: &str) -> PathBuf {
+    directory.join(format!("journal.db{ending}"))
+}
+
 /// Makes the database if there is none. Whole or not at all: what a crash leaves is under another name, and made again.
 pub(super) fn create_if_absent(directory: &Path) -> Result<(), Fault> {
     if database(directory).try_exists()? {
@@ -305,16 +311,15 @@ fn migrate(connection: &mut Connection, found: u32, steps: &[Step]) -> Result<()
 /// A connection that creates and changes nothing, whatever the last process left behind.
 pub(super) fn connect_read_only(directory: &Path) -> Result<Connection, Fault> {
     let path = database(directory);
-    let exists = |suffix: &str| -> std::io::Result<bool> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::metadata(name) {
-            Ok(found) => Ok(found.len() > 0),
+    let exists = |suffix: &str, empty: u64| -> std::io::Result<bool> {
+        match std::fs::metadata(beside(directory, suffix)) {
+            Ok(found) => Ok(found.len() > empty),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     };
-    let (log, index) = (exists("-wal")?, exists("-shm")?);
+    // A log that ends with its header holds nothing yet. SQLite, reading only, would wait in vain for whoever began it.
+    let (log, index) = (exists("-wal", wal::HEADER)?, exists("-shm", 0)?);
     let way = match (log, index) {
         // Running, or killed: the log is read beside whoever else has it open.
         (true, true) => "mode=ro&readonly_shm=1",

@@ -6,15 +6,16 @@
 //! *Why a fresh handle:* after a failed fsync neither SQLite nor the kernel knows what is on the disk. Opening anew reads back what
 //! is there and makes it durable ([`schema::connect`]), and the caller reads its revision or checkpoint back by opening its org.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::fault::Fault;
 use super::lock::Lock;
 use super::schema::Log;
-use super::{rows, schema};
+use super::{damage, rows, schema, wal};
 use crate::journal::JournalError;
 
 pub(super) struct Store {
@@ -22,6 +23,10 @@ pub(super) struct Store {
     /// Absent after a fault, until a new one can be opened.
     connection: Option<Connection>,
     log: Log,
+    /// Which file the connection has open. `None`: not connected, or read-only.
+    file: Option<(u64, u64)>,
+    /// Damage was met, and remembered.
+    suspected: bool,
     /// Let go after the connection, as fields are dropped in this order. `None`: read-only.
     lock: Option<Lock>,
 }
@@ -34,22 +39,94 @@ impl Store {
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         let mut lock = Lock::take(directory)?;
-        let mut store =
-            Store { directory: directory.to_owned(), connection: None, log: Log::Trusted, lock: None };
-        schema::create_if_absent(directory)
-            .and_then(|()| schema::check_version(directory))
+        let mut store = Store::closed(directory);
+        damage::check_files(directory)
+            .and_then(|()| schema::create_if_absent(directory))
+            .and_then(|()| match (schema::check_version(directory), wal::check(directory)) {
+                // Told before anything else: the files of a newer version may have another meaning.
+                (Err(newer @ Fault::Journal(JournalError::Newer { .. })), _) => Err(newer),
+                (version, log) => log.and(version),
+            })
             .map_err(|fault| store.first(fault))?;
         lock.sign().map_err(unusable)?;
         store.lock = Some(lock);
-        store.connection = Some(store.connect().map_err(|fault| store.first(fault))?);
+        store.begin().map_err(|fault| store.first(fault))?;
         Ok(store)
     }
 
     pub(super) fn open_read_only(directory: &Path) -> Result<Store, JournalError> {
-        let mut store =
-            Store { directory: directory.to_owned(), connection: None, log: Log::Trusted, lock: None };
+        let mut store = Store::closed(directory);
+        damage::check_files(directory).map_err(|fault| store.first(fault))?;
         store.connection = Some(store.connect().map_err(|fault| store.first(fault))?);
         Ok(store)
+    }
+
+    fn closed(directory: &Path) -> Store {
+        Store {
+            directory: directory.to_owned(),
+            connection: None,
+            log: Log::Trusted,
+            file: None,
+            suspected: false,
+            lock: None,
+        }
+    }
+
+    /// Connects, and checks what a start checks: everything, if damage was met the last time.
+    fn begin(&mut self) -> Result<(), Fault> {
+        let connection = self.connect()?;
+        match damage::marked(&self.directory)? {
+            None => damage::heads(&connection)?,
+            Some(what) => {
+                tracing::warn!(
+                    what,
+                    "the journal seemed damaged when it was last used; all of it is read now"
+                );
+                damage::whole(&connection)?;
+                tracing::warn!(
+                    "no damage was found in the journal; its disk or this machine's memory may fail"
+                );
+                damage::clear_mark(&self.directory)?;
+            }
+        }
+        self.file = self.file_there()?;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// Remembers damage for the next start. If that fails as well, the next start checks what every start checks.
+    pub(super) fn suspect(&mut self, what: &str) {
+        if self.read_only() || self.suspected {
+            return;
+        }
+        self.suspected = true;
+        if let Err(error) = damage::mark(&self.directory, what) {
+            tracing::error!(%error, "cannot note in the state directory that its journal is damaged");
+        }
+    }
+
+    /// Which file stands under the database's name.
+    fn file_there(&self) -> Result<Option<(u64, u64)>, Fault> {
+        match std::fs::metadata(schema::database(&self.directory)) {
+            Ok(found) => Ok(Some((found.dev(), found.ino()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// That a commit goes where the next start looks: a file that was deleted takes commits as ever, and keeps none.
+    fn check_in_place(&self) -> Result<(), Fault> {
+        let there = self.file_there()?;
+        match (there, self.file) {
+            (Some(_), Some(_)) if there != self.file => Err(Fault::damaged(
+                "`journal.db` was replaced by another file while it was in use".to_owned(),
+            )),
+            (None, Some(_)) => Err(Fault::Journal(JournalError::Disk(format!(
+                "`{}` is gone: put it back",
+                schema::database(&self.directory).display()
+            )))),
+            _ => Ok(()),
+        }
     }
 
     fn connect(&self) -> Result<Connection, Fault> {
@@ -77,6 +154,19 @@ impl Store {
         self.lock.is_none()
     }
 
+    /// The database is not where it was. One that is gone may come back, and is opened again then. Beside another one nothing may be
+    /// tidied up: its log has the name of ours.
+    fn let_go(&mut self, fault: &Fault) {
+        match (&self.connection, fault) {
+            (Some(connection), Fault::Journal(JournalError::Damaged(_))) => {
+                if connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).is_err() {
+                    // Only a closed connection refuses that.
+                }
+            }
+            _ => self.connection = None,
+        }
+    }
+
     /// Several reads of one state.
     pub(super) fn read<T>(
         &mut self,
@@ -95,6 +185,10 @@ impl Store {
                 "`{}` was opened to be looked at only",
                 self.directory.display()
             )));
+        }
+        if let Err(fault) = self.check_in_place() {
+            self.let_go(&fault);
+            return Err(self.say(fault));
         }
         self.with(|connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

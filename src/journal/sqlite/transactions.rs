@@ -135,10 +135,7 @@ pub(super) fn append(t: &Transaction<'_>, id: &OrgId, append: &Append) -> Result
         rows::delete_pages(t, &mut org, TIMELESS_MINUTE + 1, floor.0.div_euclid(60))?;
     }
     if let Some(record) = &append.window {
-        let newest: Option<i64> = t
-            .prepare_cached("SELECT max(number) FROM sweep WHERE org = ?1")?
-            .query_row([org.org], |row| row.get(0))?;
-        let this = newest.map_or(0, |newest| newest + 1);
+        let this = rows::after_newest(t, "sweep", &org)?;
         t.prepare_cached(
             "INSERT INTO sweep (org, number, window_from, window_until, kind, read_at, seen, new) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -154,7 +151,7 @@ pub(super) fn append(t: &Transaction<'_>, id: &OrgId, append: &Append) -> Result
             stored(record.new),
         ])?;
         t.prepare_cached("DELETE FROM sweep WHERE org = ?1 AND number <= ?2")?
-            .execute(params![org.org, this - i64::from(WINDOWS_KEPT)])?;
+            .execute(params![org.org, this.saturating_sub(i64::from(WINDOWS_KEPT))])?;
     }
     org.start = append.start.or(org.start);
     org.revision += 1;
@@ -198,9 +195,8 @@ pub(super) fn acknowledge(t: &Transaction<'_>, id: &OrgId, acknowledge: &Acknowl
     }
     for refusal in &receipt.quarantined {
         if lane.quarantined >= QUARANTINE_ROWS_MAX {
-            return Err(Fault::Journal(JournalError::Disk(format!(
-                "the quarantine of lane `{destination}` of `{id}` is full ({QUARANTINE_ROWS_MAX} rows): see why the \
-                 destination refuses them; nothing is lost, the lane waits at chunk {chunk}"
+            return Err(Fault::Journal(JournalError::Full(format!(
+                "the quarantine of lane `{destination}` of `{id}` has {QUARANTINE_ROWS_MAX} rows, and no room for those of chunk {chunk}"
             ))));
         }
         rows::insert_refusal(t, &org, *destination, refusal)?;
@@ -220,8 +216,9 @@ pub(super) fn acknowledge(t: &Transaction<'_>, id: &OrgId, acknowledge: &Acknowl
         receipt.rows,
         stored(receipt.bytes),
     ])?;
-    t.prepare_cached("DELETE FROM receipt WHERE org = ?1 AND destination = ?2 AND chunk <= ?3")?
-        .execute(params![org.org, destination.as_str(), stored(*chunk) - i64::from(WINDOWS_KEPT)])?;
+    t.prepare_cached("DELETE FROM receipt WHERE org = ?1 AND destination = ?2 AND chunk <= ?3")?.execute(
+        params![org.org, destination.as_str(), stored(*chunk).saturating_sub(i64::from(WINDOWS_KEPT))],
+    )?;
     lane.checkpoint += 1;
     lane.write(t, &org)
 }
