@@ -39,7 +39,7 @@ use crate::probe::probes;
 pub enum Exit {
     /// Done; also after SIGTERM.
     Done,
-    /// Failed: unusable state directory, newer state than this version, `--once` with anything undelivered, unhealthy.
+    /// Failed: unusable or damaged state directory, newer state than this version, `--once` with anything undelivered, unhealthy.
     Failed,
     /// Wrong usage.
     Usage,

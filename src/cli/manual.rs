@@ -49,7 +49,7 @@ const EXITS: [(u8, &str); 6] = [
     (0, "Done; also after SIGTERM."),
     (
         1,
-        "Failed: an unusable or newer state directory, \\fBrun \\-\\-once\\fR with anything undelivered, \\fBstatus \\-\\-healthcheck\\fR of a daemon that makes no progress.",
+        "Failed: an unusable, damaged or newer state directory, \\fBrun \\-\\-once\\fR with anything undelivered, \\fBstatus \\-\\-healthcheck\\fR of a daemon that makes no progress.",
     ),
     (2, "Wrong usage."),
     (69, "\\fBcheck\\fR found something unreachable or not permitted."),

@@ -91,7 +91,7 @@ fn write(state: &Path, name: &str, content: &[u8]) {
 /// What can become of the files, and a word of what is said.
 const KINDS: [(&str, Damage, &str); 8] = [
     ("emptied", |state| write(state, "journal.db", b""), "is empty or was not made"),
-    ("zeroed", |state| write(state, "journal.db", &vec![0; 200_000]), "is empty or was not made"),
+    ("zeroed", |state| write(state, "journal.db", &vec![0; 200_000]), "not a database"),
     (
         "another program's",
         |state| write(state, "journal.db", &b"not a database ".repeat(1_000)),

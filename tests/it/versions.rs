@@ -10,13 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::Request;
 use pulumi_audit_forwarder::chunk::gzip;
 use pulumi_audit_forwarder::journal::sqlite::FORMAT_VERSION;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::delivery::binary;
 use crate::forwarder::{again, command, drained, err, out, party};

@@ -327,3 +327,30 @@ async fn an_older_database_under_a_newer_log_is_noticed() {
         }
     }
 }
+
+/// Otherwise a daemon would end at the same damage after every start, and nothing would become of it.
+#[tokio::test]
+async fn whatever_is_met_while_running_is_found_when_everything_is_read() {
+    let directory = TempDir::new().unwrap();
+    filled(directory.path()).await;
+    let whole = std::fs::read(directory.path().join("journal.db")).unwrap();
+    let (mut met, mut found) = (0, 0);
+    for place in (13..whole.len()).step_by(311).filter(|place| whole[*place] != 0) {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 1 << (place % 8);
+        let copy = TempDir::new().unwrap();
+        std::fs::write(copy.path().join("journal.db"), &flipped).unwrap();
+        let Ok(journal) = start(copy.path()) else { continue };
+        let running = read_all(&journal).await;
+        drop(journal);
+        met += usize::from(running.is_err());
+        std::fs::write(copy.path().join("journal.db.suspect"), b"to be sure").unwrap();
+        match (start(copy.path()), running) {
+            (Err(JournalError::Damaged(_)), _) => found += 1,
+            (Err(other), _) => panic!("byte {place}: {other}"),
+            (Ok(_), Err(error)) => panic!("byte {place} is only met while running: {error}"),
+            (Ok(_), Ok(_)) => {}
+        }
+    }
+    assert!(met > 5 && found >= met, "{met} met, {found} found");
+}

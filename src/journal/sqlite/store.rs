@@ -263,7 +263,12 @@ impl Store {
             // A value of another type or size than was written.
             return JournalError::Damaged(format!("`{path}`: {error}"));
         };
+        // Our statements are constant, so one that SQLite cannot read finds other tables than were made.
+        const SQLITE_ERROR: i32 = 1;
         let remedy = match code.code {
+            ErrorCode::Unknown if code.extended_code == SQLITE_ERROR => {
+                return JournalError::Damaged(format!("`{path}`: {error}"));
+            }
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation => {
                 return JournalError::Damaged(format!("`{path}`: {error}"));
             }
