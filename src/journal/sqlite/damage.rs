@@ -7,7 +7,7 @@
 //! *Why a mark and a new start, and not a repair while running:* what a lane or the collector holds in memory came from the database
 //! that can no longer be believed. A new start begins from what was checked, with the code that every start takes.
 //!
-//! *Why not read everything at every start:* a journal of 1 GiB takes ten seconds and more, every org waits for it, and a row that
+//! *Why not read everything at every start:* a journal of hundreds of megabytes takes a minute on a busy machine, every org waits for it, and a row that
 //! nobody reads can do no harm.
 
 use std::collections::BTreeSet;
