@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::fault::Fault;
 use super::rows::{Meta, stored};
@@ -221,7 +221,7 @@ pub(super) fn create_if_absent(directory: &Path) -> Result<(), Fault> {
 
 /// The version of the tables, read without writing anything, and refused if this build does not know it.
 pub(super) fn check_version(directory: &Path) -> Result<(), Fault> {
-    let connection = connect_read_only(directory)?;
+    let connection = connect_read_only(directory, Others::Nobody)?;
     version(directory, &connection).map(|_| ())
 }
 
@@ -308,8 +308,16 @@ fn migrate(connection: &mut Connection, found: u32, steps: &[Step]) -> Result<()
     Ok(transaction.commit()?)
 }
 
+/// Whether another process may have the database open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// The caller holds the directory's lock.
+    Nobody,
+    Perhaps,
+}
+
 /// A connection that creates and changes nothing, whatever the last process left behind.
-pub(super) fn connect_read_only(directory: &Path) -> Result<Connection, Fault> {
+pub(super) fn connect_read_only(directory: &Path, others: Others) -> Result<Connection, Fault> {
     let path = database(directory);
     let exists = |suffix: &str, empty: u64| -> std::io::Result<bool> {
         match std::fs::metadata(beside(directory, suffix)) {
@@ -318,21 +326,46 @@ pub(super) fn connect_read_only(directory: &Path) -> Result<Connection, Fault> {
             Err(error) => Err(error),
         }
     };
-    // A log that ends with its header holds nothing yet. SQLite, reading only, would wait in vain for whoever began it.
-    let (log, index) = (exists("-wal", wal::HEADER)?, exists("-shm", 0)?);
-    let way = match (log, index) {
-        // Running, or killed: the log is read beside whoever else has it open.
-        (true, true) => "mode=ro&readonly_shm=1",
-        // A copy without its index: nobody has it open, and the index is built in memory.
-        (true, false) => "mode=ro&vfs=unix-none",
-        // Ended well: there is no log, and SQLite must not make one.
-        (false, _) => "mode=ro&immutable=1",
+    // A log that ends with its header holds nothing yet.
+    let way = match (exists("-wal", wal::HEADER)?, exists("-shm", 0)?) {
+        (true, true) if others == Others::Perhaps => Way::Beside,
+        (true, _) => Way::Alone,
+        (false, _) => Way::WithoutLog,
+    };
+    match connect_by(directory, &path, way) {
+        // A process that was killed before its first commit to a new log leaves an index that does not fit the log. SQLite waits for
+        // somebody who makes it anew, and nobody is there who would.
+        Err(Fault::Sqlite(rusqlite::Error::SqliteFailure(code, _)))
+            if way == Way::Beside && code.code == ErrorCode::FileLockingProtocolFailed =>
+        {
+            connect_by(directory, &path, Way::Alone)
+        }
+        result => result,
+    }
+}
+
+/// How a database is opened to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It is open elsewhere, or was when its process was killed: the log is read by the index beside it.
+    Beside,
+    /// Nobody has it open: the index is built in memory, and what a process left that was killed while it made one does not matter.
+    Alone,
+    /// Ended well: there is no log, and SQLite must not make one.
+    WithoutLog,
+}
+
+fn connect_by(directory: &Path, path: &Path, way: Way) -> Result<Connection, Fault> {
+    let how = match way {
+        Way::Beside => "mode=ro&readonly_shm=1",
+        Way::Alone => "mode=ro&vfs=unix-none",
+        Way::WithoutLog => "mode=ro&immutable=1",
     };
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(format!("file:{}?{way}", escaped(&path)), flags)?;
+    let connection = Connection::open_with_flags(format!("file:{}?{how}", escaped(path)), flags)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    if log && !index {
+    if way == Way::Alone {
         connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(()))?;
     }
     set_up(&connection)?;
@@ -373,6 +406,48 @@ fn escaped(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a process leaves that was killed while it wrote its first transaction into a new log.
+    fn killed_before_the_first_commit(directory: &Path) -> tempfile::TempDir {
+        create_if_absent(directory).unwrap();
+        let connection = connect(directory, Log::Trusted).unwrap();
+        connection.pragma_update(None, "cache_size", 1).unwrap();
+        // More than the cache holds, so that pages go into the log before the commit.
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        for number in 0..200 {
+            let value = vec![number as u8; 8_000];
+            connection
+                .execute("INSERT INTO body VALUES (9, ?1, 0, x'', ?2)", rusqlite::params![number, value])
+                .unwrap();
+        }
+        let left = tempfile::tempdir().unwrap();
+        for name in ["journal.db", "journal.db-wal", "journal.db-shm"] {
+            std::fs::copy(directory.join(name), left.path().join(name)).unwrap();
+        }
+        assert!(std::fs::metadata(left.path().join("journal.db-wal")).unwrap().len() > 8_000);
+        left
+    }
+
+    #[test]
+    fn a_log_without_a_commit_and_the_index_of_who_was_killed_writing_it_keep_nobody_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let left = killed_before_the_first_commit(directory.path());
+        // As far as its header is the least that a killed process leaves of a log.
+        for length in [None, Some(32)] {
+            let log = left.path().join("journal.db-wal");
+            if let Some(length) = length {
+                File::options().write(true).open(&log).unwrap().set_len(length).unwrap();
+            }
+            for others in [Others::Nobody, Others::Perhaps] {
+                let connection = connect_read_only(left.path(), others).unwrap();
+                let rows: u32 =
+                    connection.query_row("SELECT count(*) FROM body", [], |row| row.get(0)).unwrap();
+                assert_eq!(rows, 0);
+            }
+            assert!(check_version(left.path()).is_ok());
+        }
+        assert!(connect(left.path(), Log::Trusted).is_ok());
+    }
 
     #[test]
     fn an_older_version_is_brought_forward_step_by_step_and_whole() {

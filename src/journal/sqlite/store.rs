@@ -14,7 +14,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::fault::Fault;
 use super::lock::Lock;
-use super::schema::Log;
+use super::schema::{Log, Others};
 use super::{damage, rows, schema, wal};
 use crate::journal::JournalError;
 
@@ -138,7 +138,7 @@ impl Store {
                     cause: "there is no journal in it yet".to_owned(),
                 }));
             }
-            None => schema::connect_read_only(&self.directory)?,
+            None => schema::connect_read_only(&self.directory, Others::Perhaps)?,
         };
         rows::verify(&connection)?;
         Ok(connection)
