@@ -94,13 +94,15 @@ impl Lane {
     /// when nothing more will be journaled: then the lane ends as soon as it has delivered everything or is paused.
     pub async fn run(mut self, drained: CancellationToken) {
         while !self.stop.is_cancelled() {
-            // Seen before the journal is asked, so that a commit after the question ends the wait below.
+            // Seen before the journal is asked, so that a commit after the question ends the wait below, and the last commit of all
+            // is not taken for the end of what there is to deliver.
             self.journaled.borrow_and_update();
+            let all_journaled = drained.is_cancelled();
             let chunk = match self.journal.chunk(&self.org, self.checkpoint).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => {
                     self.figures(true).await;
-                    if drained.is_cancelled() {
+                    if all_journaled {
                         return;
                     }
                     self.wait_for_chunks(&drained).await;
