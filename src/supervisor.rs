@@ -77,6 +77,8 @@ pub enum StartError {
 /// # Errors
 /// When the state directory cannot be used, or the admin address is taken. Nothing was read or sent then.
 pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> Result<Ended, StartError> {
+    // First of all: from here on a signal ends the process in order, even while a large journal is opened.
+    let signals = Signals::listen()?;
     let clock = Clock::system();
     let opened = Arc::new(open(&settings, clock.now())?);
     metrics.set_damaged_journals(SqliteJournal::damaged_kept(&settings.state_dir));
@@ -108,7 +110,6 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     }
     services.spawn(prune(settings.journal, orgs.clone(), shared.clone(), stop.clone()));
 
-    let signals = Signals::listen()?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         orgs = orgs.len(),
@@ -234,13 +235,20 @@ async fn show(reports: Reports, mut watch: Watch) {
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    /// Never waited for: while somebody listens, a write beyond the limit of a file's size is answered with an error, which pauses
+    /// a lane or the collecting; otherwise it kills the process.
+    _file_size: tokio::signal::unix::Signal,
 }
+
+/// SIGXFSZ, which has this number on x86, Arm, RISC-V and Power.
+const FILE_SIZE: i32 = 25;
 
 impl Signals {
     fn listen() -> std::io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _file_size: signal(SignalKind::from_raw(FILE_SIZE))?,
         })
     }
 
