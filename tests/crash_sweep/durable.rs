@@ -75,9 +75,12 @@ pub fn read(directory: &Path) -> Result<Kept, String> {
     }
     let said = |error: rusqlite::Error| format!("the journal cannot be read: {error}");
     let connection = Connection::open(path).map_err(said)?;
-    let mut statement = connection.prepare("SELECT number, claim, body FROM body ORDER BY number").map_err(said)?;
+    let mut statement =
+        connection.prepare("SELECT number, claim, body FROM body ORDER BY number").map_err(said)?;
     let rows = statement
-        .query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?)))
+        .query_map([], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
+        })
         .map_err(said)?;
     let mut kept = Kept::default();
     for row in rows {
@@ -175,6 +178,7 @@ fn losses(calls: &[Call]) -> Vec<Loss> {
             _ => {}
         }
     }
-    let names = names.into_iter().map(|(path, renamed)| if renamed { Loss::Rename(path) } else { Loss::Name(path) });
+    let names =
+        names.into_iter().map(|(path, renamed)| if renamed { Loss::Rename(path) } else { Loss::Name(path) });
     contents.into_iter().map(Loss::Content).chain(names).collect()
 }

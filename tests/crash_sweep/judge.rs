@@ -45,7 +45,9 @@ pub fn all_is_kept(arrived: &Arrived, kept: &Kept) -> Result<(), String> {
     for row in &arrived.rows {
         let (chunk, key) = (row.number("Chunk_d").unwrap_or(-1), row.text("EventKey_s"));
         if !kept.keys.get(&chunk.unsigned_abs()).is_some_and(|keys| keys.contains(key)) {
-            return Err(format!("sentinel has a row of chunk {chunk} that the journal does not have for sure: {key}"));
+            return Err(format!(
+                "sentinel has a row of chunk {chunk} that the journal does not have for sure: {key}"
+            ));
         }
     }
     Ok(())
@@ -63,7 +65,9 @@ fn claims_are_kept(destination: &str, archive: &Archive, kept: &Kept) -> Result<
         let number = name.rsplit('/').next().and_then(|last| last.split('.').next()?.parse().ok());
         let known = number.and_then(|number: u64| kept.claims.get(&number));
         let Some(claim) = known else {
-            return Err(format!("{destination} has {name}, and the journal does not have its chunk for sure"));
+            return Err(format!(
+                "{destination} has {name}, and the journal does not have its chunk for sure"
+            ));
         };
         if name.starts_with("_chain/") && claim != body {
             return Err(format!("{destination} has another {name} than the journal"));
@@ -128,7 +132,12 @@ pub async fn of_the_recovery(
 ///
 /// # Errors
 /// With a report.
-pub async fn of_the_archive(play: &Play<'_>, before: &Arrived, sends: usize, as_of: i64) -> Result<(), String> {
+pub async fn of_the_archive(
+    play: &Play<'_>,
+    before: &Arrived,
+    sends: usize,
+    as_of: i64,
+) -> Result<(), String> {
     let (world, id) = (&play.stage.world, play.id.as_str());
     let source = world.source(id);
     let now = world.clock.now();
@@ -160,8 +169,16 @@ pub async fn of_the_archive(play: &Play<'_>, before: &Arrived, sends: usize, as_
             }
         }
     }
-    let left = after.file.files.keys().find(|name| name.starts_with("_partial/"));
-    match left {
+    Ok(())
+}
+
+/// What a process that was killed had begun to write is cleared away by the next.
+///
+/// # Errors
+/// When something of it is still there.
+pub fn of_the_leftovers(play: &Play<'_>) -> Result<(), String> {
+    let archive = Archive::of_directory(&play.paths().archive_of(&play.id));
+    match archive.files.keys().find(|name| name.starts_with("_partial/")) {
         Some(name) => Err(format!("file: {name} was left behind")),
         None => Ok(()),
     }

@@ -72,14 +72,20 @@ fn reason(place: Place, fault: Fault) -> &'static str {
 }
 
 /// One place refuses from a certain call on.
-pub async fn refused(play: &mut Play<'_>, place: Place, fault: Fault, number: u64) -> Result<Outcome, String> {
+pub async fn refused(
+    play: &mut Play<'_>,
+    place: Place,
+    fault: Fault,
+    number: u64,
+) -> Result<Outcome, String> {
     let broken = play.paths().root.join("broken");
     File::create(&broken).expect("a file can be made");
     let fate = Fate { place, fault, number, while_there: Some(broken.clone()) };
-    play.set_time(Act::First);
+    play.set_time(Act::Second);
     let due = play.stage.world.clock.now();
     let (variables, log) = play.variables(Some(&fate));
-    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let variables: Vec<(&str, &str)> =
+        variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let said = play.paths().root.join("said");
     let mut daemon = Daemon::start_in(binary(), &play.paths().config, &said, &["run"], &variables);
     let begun = Instant::now();
@@ -117,19 +123,31 @@ pub async fn refused(play: &mut Play<'_>, place: Place, fault: Fault, number: u6
     };
     let before = judge::after_the_fault(play, Some(&log)).await?;
     fs::remove_file(&broken).expect("it is there");
-    heals(play, &mut daemon, due).await?;
-    judge::of_the_archive(play, &before, usize::from(hit.is_some()), due).await?;
+    heals(play, &mut daemon, &before, usize::from(hit.is_some()), due).await?;
     Ok(hit.map_or(Outcome::Untouched, |hit| Outcome::Hit(vec![format!("{hit}, for ever")])))
 }
 
-async fn heals(play: &Play<'_>, daemon: &mut Daemon, due: i64) -> Result<(), String> {
+/// Everything arrives without a restart, and the service ends in order.
+async fn heals(
+    play: &Play<'_>,
+    daemon: &mut Daemon,
+    before: &judge::Arrived,
+    sends: usize,
+    due: i64,
+) -> Result<(), String> {
     let repaired = Instant::now();
-    while !matches!(state(daemon, due).await, State::Done) {
+    loop {
+        let judged = match state(daemon, due).await {
+            State::Done => judge::of_the_archive(play, before, sends, due).await,
+            State::Works => Err("it is at work".to_owned()),
+            State::Paused(parties) => Err(format!("paused are {parties:?}")),
+        };
+        let Err(error) = judged else { break };
         if let Some(status) = daemon.has_ended() {
             return Err(format!("it ended with {status} after the repair:\n{}", judge::tail(&daemon.log())));
         }
         if repaired.elapsed() > HEALED {
-            return Err(format!("{} does not heal:\n{}", play.id, judge::tail(&daemon.log())));
+            return Err(format!("{} does not heal: {error}\n{}", play.id, judge::tail(&daemon.log())));
         }
         sleep(LOOK).await;
     }
@@ -160,7 +178,7 @@ pub async fn full(play: &mut Play<'_>, number: u64) -> Result<Outcome, String> {
     );
     fs::write(&script, text).expect("a script can be written");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).expect("its mode can be set");
-    play.set_time(Act::First);
+    play.set_time(Act::Second);
     let mut due = play.stage.world.clock.now();
     let mut daemon = Daemon::start_in(&script, &play.paths().config, &root.join("said"), &["run"], &[]);
     wait(&mut daemon, due, |state| matches!(state, State::Done)).await?;
@@ -169,18 +187,21 @@ pub async fn full(play: &mut Play<'_>, number: u64) -> Result<Outcome, String> {
     fill(&inside.join("ballast"), (number - 1) * 24 * 1024);
     let mut chance = Chance::seeded(number);
     let second = play.stage.world.clock.now() - 1;
-    let events = (0..400).map(|_| Event::at(second).described(&chance.hex(4_000)));
+    let events = (0..400).map(|index| Event::at(second - index / 4).described(&chance.hex(4_000)));
     play.stage.world.pulumi().org(&play.id).add(events);
-    wait(&mut daemon, due, |state| matches!(state, State::Paused(parties) if parties.iter().all(|(_, reason)| reason == "disk")))
-        .await?;
+    wait(
+        &mut daemon,
+        due,
+        |state| matches!(state, State::Paused(parties) if parties.iter().all(|(_, reason)| reason == "disk")),
+    )
+    .await?;
     let before = judge::arrived(play).await;
     let scratch = root.join("scratch");
     durable::copy(&inside, &scratch);
     judge::all_is_kept(&before, &durable::read(&scratch)?)?;
     fs::remove_file(inside.join("ballast")).expect("the ballast is there");
     due = second;
-    heals(play, &mut daemon, due).await?;
-    judge::of_the_archive(play, &before, 0, due).await?;
+    heals(play, &mut daemon, &before, 0, due).await?;
     Ok(Outcome::Hit(vec!["journal, file system full".to_owned()]))
 }
 

@@ -56,7 +56,11 @@ impl Options {
                 "--series" => options.series = Some(value),
                 "--jobs" => options.jobs = usize::try_from(number()?).unwrap_or(JOBS).max(1),
                 "--seed" => options.seed = number()?,
-                other => return Err(format!("unknown option {other}: --points N, --point POINT, --series BEGINNING, --jobs N, --seed N")),
+                other => {
+                    return Err(format!(
+                        "unknown option {other}: --points N, --point POINT, --series BEGINNING, --jobs N, --seed N"
+                    ));
+                }
             }
         }
         Ok(options)
@@ -110,7 +114,9 @@ impl Sweep {
                 self.ended.insert(point.series);
             }
             Err(error) => {
-                println!("FAILED {point}: {error}\n  to bring it about again: make crash-sweep POINT={point}");
+                println!(
+                    "FAILED {point}: {error}\n  to bring it about again: make crash-sweep POINT={point}"
+                );
                 self.failures.push((point, error));
             }
         }
@@ -169,7 +175,10 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.expect("the system gives threads").block_on(tokio::task::LocalSet::new().run_until(run(options))) {
+    match runtime
+        .expect("the system gives threads")
+        .block_on(tokio::task::LocalSet::new().run_until(run(options)))
+    {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -180,7 +189,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: Options) -> Result<bool, String> {
-    let temporary = tempfile::Builder::new().prefix("crash-sweep-").tempdir().map_err(|error| error.to_string())?;
+    let temporary =
+        tempfile::Builder::new().prefix("crash-sweep-").tempdir().map_err(|error| error.to_string())?;
     let root = temporary.path().canonicalize().map_err(|error| error.to_string())?;
     let shim = stage::compile(&root);
     let mut first = Stage::build(&root, &shim, 0).await;
@@ -229,11 +239,16 @@ fn plan(options: &Options, recorded: &Recorded) -> Sweep {
     let counts: BTreeMap<Series, u64> = recorded.counts.iter().copied().collect();
     let may_mount = lasting::may_mount();
     if !may_mount {
-        println!("no file system may be mounted in a namespace here: full disks are shown by refused calls alone");
+        println!(
+            "no file system may be mounted in a namespace here: full disks are shown by refused calls alone"
+        );
     }
     let wanted = |series: &Series| {
         (*series != Series::Full || may_mount)
-            && options.series.as_ref().is_none_or(|beginning| series.to_string().starts_with(beginning.as_str()))
+            && options
+                .series
+                .as_ref()
+                .is_none_or(|beginning| series.to_string().starts_with(beginning.as_str()))
     };
     let all: Vec<(Series, u64)> = Series::all()
         .into_iter()
@@ -271,11 +286,8 @@ fn plan(options: &Options, recorded: &Recorded) -> Sweep {
 /// So many points: every series has some, and those of a series are spread over its length.
 fn spread(all: &[(Series, u64)], points: usize, seed: u64) -> Vec<Point> {
     let mut chance = Chance::seeded(seed);
-    let mut shares: Vec<(Series, u64, u64)> = all
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(series, count)| (*series, *count, 0))
-        .collect();
+    let mut shares: Vec<(Series, u64, u64)> =
+        all.iter().filter(|(_, count)| *count > 0).map(|(series, count)| (*series, *count, 0)).collect();
     // One each, then where a point stands for the most others; those that wait for minutes count for less.
     let mut left = points;
     while left > 0 {
@@ -302,4 +314,3 @@ fn spread(all: &[(Series, u64)], points: usize, seed: u64) -> Vec<Point> {
     chance.shuffle(&mut chosen);
     chosen
 }
-

@@ -239,7 +239,9 @@ impl FromStr for Point {
 
     fn from_str(text: &str) -> Result<Point, String> {
         let wrong = || {
-            format!("`{text}` is no point: it looks like first/journal/kill/17, second/s3/after/3 or nested/5")
+            format!(
+                "`{text}` is no point: it looks like first/journal/kill/17, second/s3/after/3 or nested/5"
+            )
         };
         let (series, number) = text.rsplit_once('/').ok_or_else(wrong)?;
         let series = Series::all().into_iter().find(|known| known.to_string() == series).ok_or_else(wrong)?;

@@ -123,11 +123,10 @@ impl Stage {
         let root = self.root.join(&id);
         fs::create_dir_all(root.join("config/orgs")).expect("a directory can be made");
         self.world.paths = Paths::below(&root);
-        let setup = OrgSetup::new(&id)
-            .since(&rfc3339(then - BACKLOG))
-            .with_sentinel()
-            .with_s3()
-            .with_file();
+        let since = rfc3339(then - BACKLOG);
+        let mut setup = OrgSetup::new(&id).since(&since).with_sentinel().with_s3().with_file();
+        // However slowly the first run gets going, the second still owes its last seconds another look.
+        setup.more_source = "rescan_after = [\"10m\"]\n".to_owned();
         self.world.write_config(&[setup], "");
         Play { stage: self, id, now, runs: 0 }
     }
@@ -154,10 +153,7 @@ impl Play<'_> {
     pub fn addresses(&self) -> Addresses {
         let (world, paths) = (&self.stage.world, self.paths());
         Addresses {
-            directories: [
-                (Place::Journal, paths.state.clone()),
-                (Place::File, paths.archive_of(&self.id)),
-            ],
+            directories: [(Place::Journal, paths.state.clone()), (Place::File, paths.archive_of(&self.id))],
             ports: [
                 (Place::Pulumi, port(&world.pulumi_url())),
                 (Place::Entra, port(&world.entra_url())),

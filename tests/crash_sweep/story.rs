@@ -88,6 +88,9 @@ async fn one_fault(play: &mut Play<'_>, act: Act, fate: &Fate) -> Result<Outcome
         let recovered = play.recover().await;
         judge::of_the_recovery(play, &recovered, &before, usize::from(hit.is_some())).await?;
     }
+    if fate.fault.kills() {
+        judge::of_the_leftovers(play)?;
+    }
     Ok(hit.map_or(Outcome::Untouched, |hit| Outcome::Hit(vec![hit])))
 }
 
@@ -110,7 +113,9 @@ async fn torn(play: &mut Play<'_>, act: Act, number: u64) -> Result<Outcome, Str
         let kept = durable::kept(&ended.calls, &state, &scratch)?;
         let lengths = every_length(&state, &scratch, from, end, &kept, &whole);
         let id = play.id.clone();
-        tokio::task::spawn_blocking(lengths).await.map_err(|_| format!("{id}: the lengths were cut off"))??;
+        tokio::task::spawn_blocking(lengths)
+            .await
+            .map_err(|_| format!("{id}: the lengths were cut off"))??;
         // The real binary starts on one of them.
         let length = from + Chance::seeded(number).below(end - from + 1);
         let file = std::fs::OpenOptions::new().write(true).open(&wal).expect("the log can be opened");
@@ -132,7 +137,8 @@ fn every_length(
     whole: &durable::Kept,
 ) -> impl FnOnce() -> Result<(), String> + Send + 'static {
     let (state, scratch) = (state.to_owned(), scratch.to_owned());
-    let (kept, whole) = ((kept.claims.clone(), kept.keys.clone()), (whole.claims.clone(), whole.keys.clone()));
+    let (kept, whole) =
+        ((kept.claims.clone(), kept.keys.clone()), (whole.claims.clone(), whole.keys.clone()));
     move || {
         for length in from..=end {
             durable::copy(&state, &scratch);
@@ -207,7 +213,8 @@ pub async fn record(stage: &mut Stage) -> Result<Recorded, String> {
         let trace: PathBuf = play.paths().root.join("trace");
         let ended = play.traced(act, &trace).await;
         judge::of_the_end(Fault::Kill, false, &ended)?;
-        let traced = std::fs::read_to_string(&trace).map_err(|error| format!("strace wrote nothing: {error}"))?;
+        let traced =
+            std::fs::read_to_string(&trace).map_err(|error| format!("strace wrote nothing: {error}"))?;
         agreed += calls::compare(&ended.calls, &traced, &addresses)?;
         seconds += ended.took.as_secs_f64();
         for series in Series::all() {
