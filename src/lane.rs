@@ -331,3 +331,157 @@ impl Backlog for JournalBacklog {
         self.journal.chunk(&self.org, number).await.ok().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::clock::Second;
+    use crate::coverage::Coverage;
+    use crate::destination::archive::contract::{chunk, org};
+    use crate::destination::{Refusal, RowId};
+    use crate::journal::decision::Decision;
+    use crate::journal::memory::MemoryJournal;
+    use crate::journal::{Append, OrgState, Outstanding, Quarantined, TallyPage, Usage};
+    use crate::metrics::Metrics;
+    use crate::report::Reports;
+    use crate::report::tests::settings;
+    use crate::trial::{How, Trial};
+
+    /// The last chunk of all is journaled just after a lane has asked for it and was told that it is not there.
+    struct Late {
+        journal: MemoryJournal,
+        last: Mutex<Option<(Append, CancellationToken)>>,
+    }
+
+    #[async_trait]
+    impl Journal for Late {
+        async fn open(&self, org: &OrgId, lanes: &[DestinationName]) -> Result<OrgState, JournalError> {
+            self.journal.open(org, lanes).await
+        }
+        async fn orgs(&self) -> Result<Vec<OrgId>, JournalError> {
+            self.journal.orgs().await
+        }
+        async fn tally(&self, org: &OrgId, from: i64, until: i64) -> Result<Vec<TallyPage>, JournalError> {
+            self.journal.tally(org, from, until).await
+        }
+        async fn append(&self, org: &OrgId, append: Append) -> Result<(), JournalError> {
+            self.journal.append(org, append).await
+        }
+        async fn chunk(&self, org: &OrgId, number: u64) -> Result<Option<Chunk>, JournalError> {
+            let answer = self.journal.chunk(org, number).await;
+            let last = self.last.lock().unwrap().take();
+            if let Some((append, drained)) = last {
+                self.journal.append(org, append).await?;
+                drained.cancel();
+            }
+            answer
+        }
+        async fn acknowledge(&self, org: &OrgId, acknowledge: Acknowledge) -> Result<(), JournalError> {
+            self.journal.acknowledge(org, acknowledge).await
+        }
+        async fn outstanding(&self, org: &OrgId, lane: DestinationName) -> Result<Outstanding, JournalError> {
+            self.journal.outstanding(org, lane).await
+        }
+        async fn quarantine(
+            &self,
+            org: &OrgId,
+            lane: DestinationName,
+            after: Option<RowId>,
+            limit: u32,
+        ) -> Result<Vec<Quarantined>, JournalError> {
+            self.journal.quarantine(org, lane, after, limit).await
+        }
+        async fn provisional(
+            &self,
+            org: &OrgId,
+            lane: DestinationName,
+        ) -> Result<Vec<Refusal>, JournalError> {
+            self.journal.provisional(org, lane).await
+        }
+        async fn decide(&self, org: &OrgId, decision: Decision) -> Result<u64, JournalError> {
+            self.journal.decide(org, decision).await
+        }
+        async fn decisions(&self, org: &OrgId, limit: u32) -> Result<Vec<Decision>, JournalError> {
+            self.journal.decisions(org, limit).await
+        }
+        async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError> {
+            self.journal.usage(org).await
+        }
+        async fn prune(&self, org: &OrgId, before: Second, bytes_max: u64) -> Result<u64, JournalError> {
+            self.journal.prune(org, before, bytes_max).await
+        }
+        async fn note(&self, org: &OrgId, name: &str) -> Result<Option<Vec<u8>>, JournalError> {
+            self.journal.note(org, name).await
+        }
+        async fn set_note(
+            &self,
+            org: &OrgId,
+            name: &str,
+            value: Option<Vec<u8>>,
+        ) -> Result<(), JournalError> {
+            self.journal.set_note(org, name, value).await
+        }
+    }
+
+    struct Takes;
+
+    #[async_trait]
+    impl Destination for Takes {
+        fn name(&self) -> DestinationName {
+            DestinationName::File
+        }
+        async fn deliver(&mut self, _: &Chunk, _: &dyn Backlog) -> Answer {
+            Answer::Durable(Receipt::default())
+        }
+        async fn secret_changed(&mut self) -> bool {
+            false
+        }
+        async fn check(&mut self, _: &How) -> Vec<Trial> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_chunk_of_all_is_delivered_though_it_came_after_the_question_for_it() {
+        let drained = CancellationToken::new();
+        let now = Second(1_795_256_100);
+        let append = Append {
+            revision: 0,
+            start: None,
+            coverage: Coverage::default(),
+            chunks: vec![chunk(0, "one", 1)],
+            tally: Vec::new(),
+            tally_floor: None,
+            window: None,
+            now,
+        };
+        let journal = Arc::new(Late {
+            journal: MemoryJournal::new(),
+            last: Mutex::new(Some((append, drained.clone()))),
+        });
+        let state = journal.open(&org(), &[DestinationName::File]).await.unwrap();
+        let clock = Clock::system();
+        let reports = Reports::new(Metrics::new("0", "test"), clock.clone());
+        let report = reports.org(&settings("acme", "acme-corp", &[DestinationName::File]));
+        let (_journaled, seen) = watch::channel(Journaled::default());
+        let lane = Lane::new(Parts {
+            org: org(),
+            destination: Box::new(Takes),
+            journal: journal.clone(),
+            journaled: seen,
+            checkpoint: 0,
+            checkpoints: Arc::new(Checkpoints::new(&state.checkpoints)),
+            party: report.lane(DestinationName::File).clone(),
+            metrics: report.metrics(),
+            clock,
+            stop: CancellationToken::new(),
+        });
+        lane.run(drained).await;
+        let left = journal.outstanding(&org(), DestinationName::File).await.unwrap();
+        assert_eq!(left.chunks, 0, "it was left undelivered");
+    }
+}
