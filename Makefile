@@ -29,6 +29,7 @@ lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 	cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test crash_sweep -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	$(CARGO_DENY) --locked --log-level warn check bans licenses sources
 	python3 .ci/dependency-table.py

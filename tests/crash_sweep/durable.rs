@@ -43,12 +43,22 @@ pub fn unsynced(calls: &[Call], state: &Path) -> Vec<(u64, u64)> {
 
 /// A copy of the state directory below `to`, without the index, which is made anew.
 pub fn copy(state: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(to);
+    if to.exists() {
+        fs::remove_dir_all(to).expect("a directory can be removed");
+    }
     fs::create_dir_all(to).expect("a directory can be made");
     for name in ["journal.db", "journal.db-wal"] {
         if state.join(name).exists() {
             fs::copy(state.join(name), to.join(name)).expect("a file can be copied");
         }
+    }
+}
+
+/// The index is memory that processes share, and does not survive them all.
+pub fn forget_index(state: &Path) {
+    let index = state.join("journal.db-shm");
+    if index.exists() {
+        fs::remove_file(index).expect("a file can be removed");
     }
 }
 
@@ -113,9 +123,7 @@ pub fn lose_power(calls: &[Call], directories: [&Path; 2], chance: &mut Chance) 
     let mut gone = Vec::new();
     let [state, _] = directories;
     forget_unsynced(calls, state, state);
-    for name in ["journal.db-shm"] {
-        let _ = fs::remove_file(state.join(name));
-    }
+    forget_index(state);
     for loss in losses(calls) {
         if !all && chance.one_in(2) {
             continue;

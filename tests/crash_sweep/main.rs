@@ -33,7 +33,7 @@ use world::chance::Chance;
 /// Stories that go on at once. Most of a story is waiting for a process.
 const JOBS: usize = 4;
 /// How often progress is said.
-const SAY_EVERY: u64 = 10;
+const SAY_EVERY: usize = 10;
 
 struct Options {
     points: Option<usize>,
@@ -120,7 +120,7 @@ impl Sweep {
                 self.failures.push((point, error));
             }
         }
-        if self.played as u64 % SAY_EVERY == 0 {
+        if self.played.is_multiple_of(SAY_EVERY) {
             let seconds = self.begun.elapsed().as_secs_f64();
             println!(
                 "{} of about {} points, {} failed, {seconds:.0} s",

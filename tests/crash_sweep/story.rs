@@ -120,7 +120,7 @@ async fn torn(play: &mut Play<'_>, act: Act, number: u64) -> Result<Outcome, Str
         let length = from + Chance::seeded(number).below(end - from + 1);
         let file = std::fs::OpenOptions::new().write(true).open(&wal).expect("the log can be opened");
         file.set_len(length).expect("the log can be cut");
-        let _ = std::fs::remove_file(state.join("journal.db-shm"));
+        durable::forget_index(&state);
     }
     let recovered = play.recover().await;
     judge::of_the_recovery(play, &recovered, &before, usize::from(hit.is_some())).await?;
