@@ -21,6 +21,7 @@ mod story;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::FutureExt;
@@ -140,6 +141,10 @@ impl Sweep {
         for (kind, count) in &self.hits {
             println!("  {kind:<48} {count:>6}");
         }
+        let lengths = story::LENGTHS.load(Ordering::Relaxed);
+        if lengths > 0 {
+            println!("the write-ahead log was cut at {lengths} lengths");
+        }
         let hits: usize = self.by_fault.values().sum();
         println!(
             "{} points in {:.0} s: {hits} hit and healed, {} met nothing, {} FAILED",
@@ -193,7 +198,8 @@ async fn run(options: Options) -> Result<bool, String> {
         tempfile::Builder::new().prefix("crash-sweep-").tempdir().map_err(|error| error.to_string())?;
     let root = temporary.path().canonicalize().map_err(|error| error.to_string())?;
     let shim = stage::compile(&root);
-    let mut first = Stage::build(&root, &shim, 0).await;
+    let thorough = options.points.is_none();
+    let mut first = Stage::build(&root, &shim, 0, thorough).await;
     let recorded = story::record(&mut first).await?;
     println!(
         "the script takes {:.1} s under strace, which saw {} calls; so did the shim",
@@ -204,7 +210,7 @@ async fn run(options: Options) -> Result<bool, String> {
     let mut workers = tokio::task::JoinSet::new();
     let mut stages = vec![first];
     for number in 1..jobs {
-        stages.push(Stage::build(&root, &shim, number).await);
+        stages.push(Stage::build(&root, &shim, number, thorough).await);
     }
     for stage in stages {
         workers.spawn_local(work(stage, sweep.clone()));

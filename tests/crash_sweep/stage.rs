@@ -37,6 +37,8 @@ pub struct Stage {
     root: PathBuf,
     number: usize,
     played: u64,
+    /// Leaves out nothing that only takes longer.
+    pub thorough: bool,
 }
 
 /// Where the calls that count go to.
@@ -93,13 +95,13 @@ pub fn compile(root: &Path) -> PathBuf {
 }
 
 impl Stage {
-    pub async fn build(root: &Path, shim: &Path, number: usize) -> Stage {
+    pub async fn build(root: &Path, shim: &Path, number: usize, thorough: bool) -> Stage {
         let offset = Arc::new(AtomicI64::new(0));
         let (system, shown) = (WorldClock::system(), offset.clone());
         let clock = WorldClock::by(move || system.now() + shown.load(Ordering::SeqCst));
         let root = root.join(format!("stage-{number}"));
         let world = World::builder().orgs(&[]).clock(clock).with_s3().directory(&root).start().await;
-        Stage { world, offset, shim: shim.to_owned(), root, number, played: 0 }
+        Stage { world, offset, shim: shim.to_owned(), root, number, played: 0, thorough }
     }
 
     /// An organization that nobody has read yet.

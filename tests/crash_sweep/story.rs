@@ -1,6 +1,8 @@
 //! Plays one point from its beginning to its judgement.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pulumi_audit_forwarder::journal::sqlite::SqliteJournal;
@@ -111,7 +113,9 @@ async fn torn(play: &mut Play<'_>, act: Act, number: u64) -> Result<Outcome, Str
         durable::copy(&state, &scratch);
         let whole = durable::read(&scratch)?;
         let kept = durable::kept(&ended.calls, &state, &scratch)?;
-        let lengths = every_length(&state, &scratch, from, end, &kept, &whole);
+        let lengths = lengths(from, end, play.stage.thorough);
+        LENGTHS.fetch_add(lengths.len() as u64, Ordering::Relaxed);
+        let lengths = every_length(&state, &scratch, lengths, &kept, &whole);
         let id = play.id.clone();
         tokio::task::spawn_blocking(lengths)
             .await
@@ -127,12 +131,29 @@ async fn torn(play: &mut Play<'_>, act: Act, number: u64) -> Result<Outcome, Str
     Ok(hit.map_or(Outcome::Untouched, |hit| Outcome::Hit(vec![format!("{hit}, log torn")])))
 }
 
-/// Opens the journal at every length, as the forwarder does. It must hold all of the commit or nothing of it.
+/// Lengths at which a log was cut, in this process.
+pub static LENGTHS: AtomicU64 = AtomicU64::new(0);
+
+/// A frame of the log: its header and a page.
+const FRAME_HEADER: u64 = 24;
+const FRAME: u64 = FRAME_HEADER + 8_192;
+/// Prime, so that all sorts of places are met.
+const STRIDE: usize = 509;
+
+/// Every length in the last frame, which carries the commit, or of a spread those in its header; and some in the others.
+fn lengths(from: u64, end: u64, thorough: bool) -> Vec<u64> {
+    let last = end.saturating_sub(FRAME).max(from);
+    let dense = if thorough { end } else { (last + FRAME_HEADER).min(end) };
+    let some = (from..=end).step_by(STRIDE);
+    let all: BTreeSet<u64> = some.chain(last..=dense).chain(end.saturating_sub(3).max(from)..=end).collect();
+    all.into_iter().collect()
+}
+
+/// Opens the journal at each length, as the forwarder does. It must hold all of the commit or nothing of it.
 fn every_length(
-    state: &std::path::Path,
-    scratch: &std::path::Path,
-    from: u64,
-    end: u64,
+    state: &Path,
+    scratch: &Path,
+    lengths: Vec<u64>,
     kept: &durable::Kept,
     whole: &durable::Kept,
 ) -> impl FnOnce() -> Result<(), String> + Send + 'static {
@@ -140,7 +161,7 @@ fn every_length(
     let (kept, whole) =
         ((kept.claims.clone(), kept.keys.clone()), (whole.claims.clone(), whole.keys.clone()));
     move || {
-        for length in from..=end {
+        for length in lengths {
             durable::copy(&state, &scratch);
             let log = std::fs::OpenOptions::new().write(true).open(durable::wal(&scratch));
             log.and_then(|file| file.set_len(length)).map_err(|error| error.to_string())?;
