@@ -20,6 +20,10 @@ use time::format_description::well_known::Rfc3339;
 #[serde(transparent)]
 pub struct Second(pub i64);
 
+/// The first second of year 0 and the last of year 9999.
+const YEAR_0: i64 = -62_167_219_200;
+const YEAR_9999: i64 = 253_402_300_799;
+
 impl Second {
     /// The UTC date this second lies in, as `YYYY-MM-DD`.
     pub fn date(self) -> String {
@@ -34,13 +38,18 @@ impl Second {
 
     /// Years outside 0–9999 have no RFC 3339 form; they are shown as the nearest that has one.
     fn date_time(self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp(self.0.clamp(-62_167_219_200, 253_402_300_799))
+        OffsetDateTime::from_unix_timestamp(self.0.clamp(YEAR_0, YEAR_9999))
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 
-    /// Reads an RFC 3339 time; fractions of a second are cut off.
+    /// Reads an RFC 3339 time; fractions of a second are cut off. Nothing where its offset leads out of the years 0–9999.
     pub fn parse_rfc3339(text: &str) -> Option<Second> {
-        OffsetDateTime::parse(text, &Rfc3339).ok().map(|t| Second(t.unix_timestamp()))
+        OffsetDateTime::parse(text, &Rfc3339).ok().map(|t| Second(t.unix_timestamp())).filter(|at| at.has_a_date())
+    }
+
+    /// Whether it lies in the years 0–9999, far from where adding to it overflows.
+    pub fn has_a_date(self) -> bool {
+        (YEAR_0..=YEAR_9999).contains(&self.0)
     }
 
     pub fn saturating_add(self, seconds: i64) -> Second {

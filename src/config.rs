@@ -873,3 +873,57 @@ fn org_document(file: &Path, surroundings: &Surroundings) -> Result<(OrgId, Arc<
         .map_err(|error| vec![Mistake::new(file.display().to_string(), error.to_string())])?;
     Ok((id, Arc::new(Document::read(file, &surroundings.directory)?)))
 }
+
+/// Any text of `forwarder.toml`, of an org's file and of variables (`NAME=value` lines), apart by NULs. Nothing is asked of the disk.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut parts = text.splitn(3, '\0');
+    let (written, org, variables) =
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let pairs = variables.lines().filter_map(|line| line.split_once('='));
+    let surroundings = Surroundings {
+        directory: PathBuf::from("/nonexistent"),
+        variables: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+    };
+    let parsed = |name: &str, text: &str| Document::parse(Path::new(name), text).map(Arc::new);
+    let shown = |mistakes: Vec<Mistake>| {
+        let text = Invalid { mistakes }.to_string();
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    };
+    let document = match parsed("forwarder.toml", written) {
+        Ok(document) => document,
+        Err(mistakes) => return shown(mistakes),
+    };
+    let defaults = built_in(DEFAULTS).unwrap_or_default();
+    let shared: Vec<Layer> = vec![
+        Layer { origin: Origin::Default(DEFAULT), values: defaults },
+        Layer { origin: Origin::File(document.clone()), values: document.values.clone() },
+        layers::environment(&surroundings.variables),
+    ];
+    let mut view = View::new(shared.clone(), Some(document));
+    let values: ForwarderFile = view.read();
+    let forwarder = resolve::forwarder(&mut view, &values, &surroundings);
+    view.shown();
+    shown(view.mistakes);
+    let document = match parsed("orgs/acme.toml", org) {
+        Ok(document) => document,
+        Err(mistakes) => return shown(mistakes),
+    };
+    let org_defaults = built_in(ORG_DEFAULTS).unwrap_or_default();
+    let mut view = View::new(org_layers(&shared, &org_defaults, &document), Some(document));
+    let values: OrgFile = view.read();
+    let id = crate::hostile::org();
+    let settings = resolve::org(&mut view, &values, &id, &forwarder, &surroundings, Secrets::Unread);
+    view.shown();
+    assert!(settings.is_some() || !view.mistakes.is_empty(), "what is not usable is said");
+    shown(view.mistakes);
+    for text in text.split(['\0', '\n', '"']) {
+        if let Some(period) = quantity::Period::parse(text) {
+            assert_eq!(quantity::Period::parse(&period.to_string()), Some(period));
+        }
+        if let Some(size) = quantity::Size::parse(text) {
+            assert!(i64::try_from(size.0).is_ok());
+        }
+    }
+}

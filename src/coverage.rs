@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Second, Window};
 
+/// No setting asks for a later look than after a hundred years.
+const AGE_MAX: i64 = 100 * 366 * 86_400;
+
 /// Neighbouring seconds in the same state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
@@ -35,9 +38,13 @@ impl Coverage {
     /// Spans from a stored form.
     ///
     /// # Errors
-    /// When they are out of order or overlap: the store is damaged.
+    /// When they are out of order or overlap, or lie where no time can be counted: the store is damaged.
     pub fn from_spans(spans: Vec<Span>) -> Result<Coverage, Disordered> {
-        let ordered = spans.iter().all(|span| span.from < span.until)
+        let countable = |span: &Span| {
+            [span.from, span.until, span.read_at].into_iter().all(Second::has_a_date)
+                && (0..=AGE_MAX).contains(&span.age)
+        };
+        let ordered = spans.iter().all(|span| span.from < span.until && countable(span))
             && spans.windows(2).all(|pair| pair[0].until <= pair[1].from);
         if ordered { Ok(Coverage { spans }) } else { Err(Disordered) }
     }

@@ -14,6 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use client::Unpacking;
 pub use client::{Client, ClientError, Clients};
 
 /// One request. Printing it shows neither headers nor body: both may hold secrets.
@@ -39,12 +41,22 @@ impl fmt::Debug for Request {
     }
 }
 
-/// One whole answer. A gzip body is decoded, by its label or, where a proxy lost the label, by its magic bytes.
-#[derive(Clone, Debug)]
+/// One whole answer. A gzip body is decoded, by its label or, where a proxy lost the label, by its magic bytes. Printing it shows
+/// neither headers nor body: a token service answers with a token.
+#[derive(Clone)]
 pub struct Response {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Response {

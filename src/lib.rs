@@ -63,6 +63,9 @@ pub mod config;
 pub mod coverage;
 pub mod destination;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod hostile;
 pub mod http;
 pub mod journal;
 pub mod lane;

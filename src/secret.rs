@@ -212,3 +212,24 @@ fn file_bytes(path: &Path, place: &str) -> Result<SecretBytes, SecretError> {
         .map_err(|error| SecretError::Unreadable { place: place.to_owned(), cause: error.to_string() })?;
     Ok(SecretBytes::new(bytes))
 }
+
+/// Any bytes in a secret's place: one word, or a reason that does not show them.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match word(text, "file x".into()) {
+        Ok(secret) => {
+            let word = secret.expose();
+            assert!(!word.is_empty() && text.contains(word));
+            assert!(!word.chars().any(|c| c.is_whitespace() || c.is_control()));
+            assert!(word.len() < 8 || !format!("{secret:?} {:?}", secret.fingerprint()).contains(word));
+        }
+        Err(error) => {
+            let said = [
+                SecretError::Empty { place: "file x".into() },
+                SecretError::Malformed { place: "file x".into() },
+            ];
+            assert!(said.contains(&error), "{error}");
+        }
+    }
+}

@@ -24,6 +24,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::claim::Read;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{claim::property as claim_property, object::property as object_property};
 use self::finding::shown;
 pub use self::finding::{Findings, Kind, Wrong};
 use self::object::Object;

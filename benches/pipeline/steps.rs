@@ -56,9 +56,9 @@ pub fn run(raw: &[(i64, Vec<u8>)]) -> Vec<Step> {
     let windows = pages(raw);
     let now = Second(raw.last().map_or(0, |(at, _)| *at) + 1);
     let (parsed, cost) = measured(|| {
-        let parse = |body: &Vec<u8>| parse_page(body, &org, now).expect("a page").events;
+        let parse = |body: &Bytes| parse_page(body, &org, now).expect("a page").events;
         let read =
-            |(window, pages): &(Window, Vec<Vec<u8>>)| (*window, pages.iter().flat_map(parse).collect());
+            |(window, pages): &(Window, Vec<Bytes>)| (*window, pages.iter().flat_map(parse).collect());
         windows.iter().map(read).collect::<Vec<(Window, Vec<Event>)>>()
     });
     add("parse pages, identity and payload hashed", cost, false, false);
@@ -284,7 +284,7 @@ fn requests(pages: &[Bytes], bodies: &[Bytes], add: &mut impl FnMut(&'static str
 }
 
 /// The events in pages as the service would send them, newest first, window by window.
-fn pages(raw: &[(i64, Vec<u8>)]) -> Vec<(Window, Vec<Vec<u8>>)> {
+fn pages(raw: &[(i64, Vec<u8>)]) -> Vec<(Window, Vec<Bytes>)> {
     let window_of = |at: i64| at.div_euclid(WINDOW_SECONDS);
     let windows = raw.chunk_by(|a, b| window_of(a.0) == window_of(b.0));
     let page = |events: &[(i64, Vec<u8>)]| {
@@ -292,7 +292,7 @@ fn pages(raw: &[(i64, Vec<u8>)]) -> Vec<(Window, Vec<Vec<u8>>)> {
         let mut body = b"{\"auditLogEvents\":[".to_vec();
         body.extend_from_slice(&list.join(&b','));
         body.extend_from_slice(b"],\"continuationToken\":\"1795256100\"}");
-        body
+        Bytes::from(body)
     };
     windows
         .map(|events| {

@@ -2,6 +2,7 @@
 //!
 //! *Why here:* the server has no limits of its own, and a probe must not fail because somebody opened a thousand connections.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Further ones wait to be accepted.
+/// A further one ends the oldest: what holds a connection for long is no probe.
 const CONNECTIONS_MAX: usize = 64;
 /// A connection on which nothing moves for this long is closed. Longer than the usual scrape interval.
 const IDLE: Duration = Duration::from_secs(75);
@@ -25,11 +27,13 @@ const AGE_MAX: Duration = Duration::from_secs(300);
 pub(super) struct Connections {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    /// What ends each, oldest first; of those that have ended nobody else holds it.
+    open: VecDeque<Arc<CancellationToken>>,
 }
 
 impl Connections {
     pub(super) fn new(listener: TcpListener) -> Connections {
-        Connections { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Connections { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), open: VecDeque::new() }
     }
 }
 
@@ -38,16 +42,25 @@ impl Listener for Connections {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
+        // Waits where the process is out of file descriptors, and tries again.
+        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        self.open.retain(|ends| Arc::strong_count(ends) > 1);
+        if self.permits.available_permits() == 0
+            && let Some(oldest) = self.open.pop_front()
+        {
+            oldest.cancel();
+        }
         let permit = match Arc::clone(&self.permits).acquire_owned().await {
             Ok(permit) => permit,
             // Nobody closes the semaphore; if it were closed, nothing more would be accepted.
             Err(_) => std::future::pending().await,
         };
-        // Waits where the process is out of file descriptors, and tries again.
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        let ends_it = Arc::new(CancellationToken::new());
+        self.open.push_back(Arc::clone(&ends_it));
+        let told = Box::pin((*ends_it).clone().cancelled_owned());
         let now = Instant::now();
         let idle = Box::pin(sleep(IDLE));
-        (Connection { stream, idle, ends: now + AGE_MAX, _permit: permit }, peer)
+        (Connection { stream, idle, ends: now + AGE_MAX, told, _open: ends_it, _permit: permit }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -60,13 +73,16 @@ pub(super) struct Connection {
     /// Ends when nothing has moved for [`IDLE`], or at the connection's greatest age.
     idle: Pin<Box<Sleep>>,
     ends: Instant,
+    /// Another one needs its place.
+    told: Pin<Box<WaitForCancellationFutureOwned>>,
+    _open: Arc<CancellationToken>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
     /// Passes on what moved, and counts the wait for what did not.
     fn timed<T>(&mut self, cx: &mut Context<'_>, moved: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if Instant::now() >= self.ends {
+        if Instant::now() >= self.ends || self.told.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         if moved.is_ready() {

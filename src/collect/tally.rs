@@ -223,6 +223,12 @@ fn encode(page: &HashMap<Short, Vec<Journaled>>) -> Vec<u8> {
     bytes
 }
 
+/// The bytes of a page as it stands.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn body_of(tally: &Tally, minute: i64) -> Option<Vec<u8>> {
+    tally.pages.get(&minute).map(encode)
+}
+
 fn decode(bytes: &[u8]) -> Option<HashMap<Short, Vec<Journaled>>> {
     let (version, mut rest) = bytes.split_first()?;
     if *version != PAGE_VERSION {

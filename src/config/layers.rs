@@ -53,6 +53,9 @@ impl Provider for &Layer {
     }
 }
 
+/// Brackets in a variable, of which no setting has more than a few.
+const NESTED_MAX: usize = 100;
+
 /// Reads `PAF_SOURCE__POLL_INTERVAL` and its like into a layer. `PAF_CONFIG` names the file and is no key.
 ///
 /// *Why not figment's own provider:* it reads the process's environment, which a test cannot set safely.
@@ -69,7 +72,12 @@ pub(super) fn environment(variables: &[(String, String)]) -> Layer {
     let mut values = Dict::new();
     for variable in &found {
         // `true`, `2` and `["1h", "6h"]` are what they look like; everything else is text.
-        let value = variable.text.parse::<Value>().unwrap_or_else(|never| match never {});
+        let nested = variable.text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+        let value = match nested {
+            // Read by a function that calls itself for each.
+            NESTED_MAX.. => Value::from(variable.text.as_str()),
+            _ => variable.text.parse::<Value>().unwrap_or_else(|never| match never {}),
+        };
         insert(&mut values, &variable.key, value);
     }
     Layer { origin: Origin::Environment(found.into()), values }

@@ -394,3 +394,71 @@ async fn first(mut body: ByteStream, bytes_max: usize) -> Result<Bytes, String> 
     }
     Ok(whole.freeze())
 }
+
+/// Any answer of a store, through the SDK.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
+    use aws_sdk_s3::config::retry::RetryConfig;
+    use aws_sdk_s3::config::{
+        BehaviorVersion, Credentials, Region, RuntimeComponents, SharedHttpClient, StalledStreamProtectionConfig,
+    };
+    use aws_sdk_s3::primitives::SdkBody;
+    use aws_smithy_runtime_api::client::http::{
+        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    };
+
+    use crate::hostile::{CANARY, assert_fit_to_print};
+
+    #[derive(Clone, Debug)]
+    struct Canned(crate::http::Response);
+
+    impl HttpConnector for Canned {
+        fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+            let mut answer = ::http::Response::new(SdkBody::from(self.0.body.clone()));
+            *answer.status_mut() = ::http::StatusCode::from_u16(self.0.status).expect("a status");
+            // Headers that are no text never reach the SDK.
+            let text = self.0.headers.iter().filter(|(_, value)| value.to_str().is_ok());
+            answer.headers_mut().extend(text.map(|(name, value)| (name.clone(), value.clone())));
+            HttpConnectorFuture::ready(Ok(HttpResponse::try_from(answer).expect("text")))
+        }
+    }
+
+    impl HttpClient for Canned {
+        fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+            SharedHttpConnector::new(self.clone())
+        }
+    }
+
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("id", CANARY, None, None, "test"))
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .http_client(SharedHttpClient::new(Canned(crate::hostile::response(bytes, "retry-after"))))
+        .build();
+    let client = Client::from_conf(config);
+    let sound = |refused: Refused| {
+        assert_fit_to_print(&refused.cause);
+        if let Meaning::Elsewhere(Some(region)) = refused.meaning {
+            assert_fit_to_print(&region);
+        }
+    };
+    crate::hostile::block_on(async {
+        let put = client.put_object().bucket("b").key("k").body(ByteStream::from_static(b"x")).send().await;
+        put.err().into_iter().for_each(|error| sound(Refused::new("PUT", &error)));
+        let head = client.head_object().bucket("b").key("k").send().await;
+        head.err().into_iter().for_each(|error| sound(Refused::new("HEAD", &error)));
+        let list = client.list_objects_v2().bucket("b").send().await;
+        list.err().into_iter().for_each(|error| sound(Refused::new("LIST", &error)));
+        match client.get_object().bucket("b").key("k").send().await {
+            Ok(output) => {
+                if let Ok(found) = first(output.body, 1_000).await {
+                    assert!(found.len() <= 1_000);
+                }
+            }
+            Err(error) => sound(Refused::new("GET", &error)),
+        }
+    });
+}

@@ -1,15 +1,16 @@
 //! The one HTTP client: connections and TLS contexts shared by all orgs, one per certificate authority file.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use flate2::read::MultiGzDecoder;
+use bytes::Bytes;
+use flate2::write::MultiGzDecoder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Failure, Request, Response, Transport};
 
@@ -17,6 +18,8 @@ use super::{Failure, Request, Response, Transport};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// Idle connections go after this, so that a changed DNS answer counts soon.
 const IDLE_CONNECTION: Duration = Duration::from_secs(90);
+/// Larger bodies are read one at a time. Real pages have tens of kilobytes.
+const LARGE_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// Most bytes of a certificate authority file.
 const CA_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -29,11 +32,25 @@ pub enum ClientError {
 }
 
 /// A reqwest client behind [`Transport`].
+///
+/// *Why large bodies take turns:* a service that answers every org with a bomb at once would need the greatest body for each of them.
+/// The turn ends when the last slice of the body is gone, so what is made of it counts as well.
 #[derive(Clone, Debug)]
 pub struct Client {
     client: reqwest::Client,
     /// For plain HTTP to this machine: the services that vouch for it answer nobody who comes through a proxy.
     local: reqwest::Client,
+    turn: Turn,
+}
+
+/// The one place for a large body, of all clients that share it.
+#[derive(Clone, Debug)]
+struct Turn(Arc<Semaphore>);
+
+impl Default for Turn {
+    fn default() -> Turn {
+        Turn(Arc::new(Semaphore::new(1)))
+    }
 }
 
 impl Client {
@@ -42,6 +59,10 @@ impl Client {
     /// # Errors
     /// When the file cannot be read or holds no certificate.
     pub fn new(ca_file: Option<&Path>) -> Result<Client, ClientError> {
+        Client::with(ca_file, Turn::default())
+    }
+
+    fn with(ca_file: Option<&Path>, turn: Turn) -> Result<Client, ClientError> {
         let builder = || {
             reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
@@ -63,7 +84,7 @@ impl Client {
             Some(path) => ClientError::Authority { path: path.to_owned(), cause: innermost(&error) },
             None => setup(error),
         })?;
-        Ok(Client { client, local: local.build().map_err(setup)? })
+        Ok(Client { client, local: local.build().map_err(setup)?, turn })
     }
 
     /// The client itself for one request, for libraries that bring their own.
@@ -107,18 +128,21 @@ fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, ClientError> {
 
 /// One client for each certificate authority file in use.
 #[derive(Debug, Default)]
-pub struct Clients(Mutex<HashMap<Option<PathBuf>, Client>>);
+pub struct Clients {
+    known: Mutex<HashMap<Option<PathBuf>, Client>>,
+    turn: Turn,
+}
 
 impl Clients {
     /// # Errors
     /// As [`Client::new`].
     pub fn get(&self, ca_file: Option<&Path>) -> Result<Client, ClientError> {
-        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = ca_file.map(Path::to_owned);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
-        let client = Client::new(ca_file)?;
+        let client = Client::with(ca_file, self.turn.clone())?;
         clients.insert(key, client.clone());
         Ok(client)
     }
@@ -136,14 +160,14 @@ impl Clients {
 impl Transport for Client {
     async fn send(&self, request: Request) -> Result<Response, Failure> {
         let deadline = request.deadline;
-        match tokio::time::timeout(deadline, exchange(self.client_for(&request.url), request)).await {
+        match tokio::time::timeout(deadline, exchange(self.client_for(&request.url), request, &self.turn)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::Timeout(deadline)),
         }
     }
 }
 
-async fn exchange(client: &reqwest::Client, request: Request) -> Result<Response, Failure> {
+async fn exchange(client: &reqwest::Client, request: Request, turn: &Turn) -> Result<Response, Failure> {
     let limit = request.body_bytes_max;
     let mut answer = client
         .request(request.method, request.url)
@@ -154,39 +178,148 @@ async fn exchange(client: &reqwest::Client, request: Request) -> Result<Response
         .map_err(failure)?;
     let status = answer.status().as_u16();
     let headers = std::mem::take(answer.headers_mut());
-    let mut body = BytesMut::new();
-    while let Some(piece) = answer.chunk().await.map_err(failure)? {
-        if body.len() + piece.len() > limit {
-            return Err(Failure::TooLarge(limit));
-        }
-        body.extend_from_slice(&piece);
-    }
     let labelled = headers.get(http::header::CONTENT_ENCODING).is_some_and(|value| {
         value.as_bytes().eq_ignore_ascii_case(b"gzip") || value.as_bytes().eq_ignore_ascii_case(b"x-gzip")
     });
-    // A proxy may have decoded the body and left the label, or the reverse: the magic bytes decide. No JSON begins with them.
-    let body = if body.starts_with(&[0x1f, 0x8b]) {
-        decoded(body.freeze(), limit)?
-    } else if labelled && body.first().is_some_and(|byte| !byte.is_ascii()) {
-        return Err(Failure::Undecodable("labelled gzip, and is not".into()));
-    } else {
-        body.freeze()
-    };
-    Ok(Response { status, headers, body })
+    let mut body = Unpacking::new(limit);
+    let mut permit = None;
+    while let Some(mut piece) = answer.chunk().await.map_err(failure)? {
+        while !piece.is_empty() {
+            if body.len() > LARGE_BODY_BYTES && permit.is_none() {
+                permit = Arc::clone(&turn.0).acquire_owned().await.ok();
+            }
+            // A thousand times as much may come out of it.
+            body.add(&piece.split_to(piece.len().min(PIECE_BYTES)))?;
+        }
+    }
+    let plain = body.finish(labelled)?;
+    Ok(Response { status, headers, body: Bytes::from_owner(Held { plain, _permit: permit }) })
 }
 
-/// Unpacks gzip up to `limit` bytes, so that a bomb costs no more than a page.
-pub fn decoded(body: Bytes, limit: usize) -> Result<Bytes, Failure> {
-    let mut plain = Vec::with_capacity((body.len() * 6).min(limit));
-    let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    MultiGzDecoder::new(body.as_ref())
-        .take(bound)
-        .read_to_end(&mut plain)
-        .map_err(|error| Failure::Undecodable(error.to_string()))?;
-    if plain.len() > limit {
-        return Err(Failure::TooLarge(limit));
+/// So much of a body is unpacked before it is asked whether it is large.
+const PIECE_BYTES: usize = 4 * 1024;
+
+/// A body, and its turn if it is large.
+struct Held {
+    plain: Vec<u8>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.plain
     }
-    Ok(Bytes::from(plain))
+}
+
+/// A body that is unpacked while it comes in, up to `limit` bytes, so that a bomb costs no more than a page. A proxy may have decoded
+/// it and left the label, or the reverse: the magic bytes decide. No JSON begins with them.
+pub(crate) struct Unpacking {
+    limit: usize,
+    state: State,
+}
+
+enum State {
+    /// Fewer bytes than tell what it is.
+    Unknown(Vec<u8>),
+    Plain(Vec<u8>),
+    Gzip(Box<MultiGzDecoder<Bounded>>),
+}
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+impl Unpacking {
+    pub(crate) fn new(limit: usize) -> Unpacking {
+        Unpacking { limit, state: State::Unknown(Vec::new()) }
+    }
+
+    /// Bytes so far, unpacked.
+    fn len(&self) -> usize {
+        match &self.state {
+            State::Unknown(plain) | State::Plain(plain) => plain.len(),
+            State::Gzip(decoder) => decoder.get_ref().plain.len(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        if let State::Unknown(begun) = &mut self.state {
+            begun.extend_from_slice(piece);
+            if begun.len() < GZIP_MAGIC.len() {
+                return Ok(());
+            }
+            let begun = std::mem::take(begun);
+            let bounded = Bounded { plain: Vec::new(), limit: self.limit, overflowed: false };
+            self.state = if begun.starts_with(&GZIP_MAGIC) {
+                State::Gzip(Box::new(MultiGzDecoder::new(bounded)))
+            } else {
+                State::Plain(Vec::new())
+            };
+            return self.add(&begun);
+        }
+        let written = match &mut self.state {
+            State::Unknown(plain) | State::Plain(plain) => {
+                if plain.len() + piece.len() > self.limit {
+                    return Err(Failure::TooLarge(self.limit));
+                }
+                grow(plain, piece, self.limit);
+                Ok(())
+            }
+            State::Gzip(decoder) => decoder.write_all(piece),
+        };
+        written.map_err(|error| self.undecodable(&error))
+    }
+
+    pub(crate) fn finish(mut self, labelled: bool) -> Result<Vec<u8>, Failure> {
+        match &mut self.state {
+            State::Unknown(plain) | State::Plain(plain) => {
+                if labelled && plain.first().is_some_and(|byte| !byte.is_ascii()) {
+                    return Err(Failure::Undecodable("labelled gzip, and is not".into()));
+                }
+                Ok(std::mem::take(plain))
+            }
+            State::Gzip(decoder) => match decoder.try_finish() {
+                Ok(()) => Ok(std::mem::take(&mut decoder.get_mut().plain)),
+                Err(error) => Err(self.undecodable(&error)),
+            },
+        }
+    }
+
+    fn undecodable(&self, error: &io::Error) -> Failure {
+        match &self.state {
+            State::Gzip(decoder) if decoder.get_ref().overflowed => Failure::TooLarge(self.limit),
+            _ => Failure::Undecodable(error.to_string()),
+        }
+    }
+}
+
+/// A body that has become large gets all the room it may need at once, which costs nothing until it is written to: growing by
+/// doubling would leave holes as large as itself in the allocator.
+fn grow(plain: &mut Vec<u8>, piece: &[u8], limit: usize) {
+    if plain.capacity() < limit && plain.len() + piece.len() > LARGE_BODY_BYTES {
+        plain.reserve_exact(limit - plain.len());
+    }
+    plain.extend_from_slice(piece);
+}
+
+/// Takes so many bytes, and no more.
+struct Bounded {
+    plain: Vec<u8>,
+    limit: usize,
+    overflowed: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        if self.plain.len() + piece.len() > self.limit {
+            self.overflowed = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        grow(&mut self.plain, piece, self.limit);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Sorts reqwest's errors. Its texts may hold the URL, which may hold an org's name but no secret; only the innermost cause is kept.

@@ -340,3 +340,103 @@ impl Journal for SqliteJournal {
         .await
     }
 }
+
+/// Any damage to a database that was written well: three bytes say where, one what stands there now. It is noticed, or nothing that
+/// is read of it differs.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    use std::sync::OnceLock;
+
+    use crate::clock::Window;
+    use crate::coverage::{Coverage, Span};
+    use crate::destination::Receipt;
+    use crate::event::{EventKey, Identity};
+    use crate::chunk::{Cut, Link, Mode, NewEvent, Packing, Summary};
+
+    static WRITTEN: OnceLock<Vec<u8>> = OnceLock::new();
+    const NOW: Second = Second(1_795_256_100);
+    let id = crate::hostile::org();
+    let lanes = [DestinationName::S3];
+    let directory = |name: &str| std::env::temp_dir().join(format!("paf-{name}-{}-{:?}", std::process::id(), std::thread::current().id()));
+    let written = WRITTEN.get_or_init(|| {
+        let directory = directory("written");
+        let journal = SqliteJournal::open(&directory).expect("a directory can be made");
+        crate::hostile::block_on(async {
+            let state = journal.open(&id, &lanes).await.expect("a new org");
+            let window = Window::new(NOW - 100, NOW);
+            let span = Span { from: window.from, until: window.until, read_at: NOW, age: 0, damaged: false };
+            let coverage = Coverage::from_spans(vec![span]).expect("one span is in order");
+            let summary = || Summary {
+                start: Some(NOW - 100),
+                coverage: vec![span],
+                checkpoints: Default::default(),
+                instance: "0".into(),
+                forwarder: "0".into(),
+            };
+            let event = crate::pulumi::wire::read_event(
+                bytes::Bytes::from_static(b"{\"timestamp\":1795256050,\"event\":\"x\"}"),
+                &id,
+                NOW,
+            );
+            let mut tally = crate::collect::tally::Tally::default();
+            let new = tally.take(vec![event]);
+            assert_eq!(new[0].key, EventKey::new(&Identity(new[0].event.identity.0), 0));
+            let new: Vec<NewEvent> = new;
+            let cut = Cut {
+                id: &id,
+                org: "acme",
+                mode: Mode::Live,
+                window,
+                packing: Packing::Stored,
+                next: 0,
+                link: Link::FIRST,
+                before: summary(),
+                after: summary(),
+            };
+            let append = Append {
+                revision: state.revision,
+                start: Some(NOW - 100),
+                coverage,
+                chunks: cut.chunks(new),
+                tally: tally.changed(),
+                tally_floor: None,
+                window: None,
+                now: NOW,
+            };
+            journal.append(&id, append).await.expect("the first append");
+            let receipt = Receipt { status: 200, ..Receipt::default() };
+            let acknowledge = Acknowledge { destination: DestinationName::S3, chunk: 0, receipt, now: NOW };
+            journal.acknowledge(&id, acknowledge).await.expect("the first acknowledgement");
+        });
+        drop(journal);
+        let written = std::fs::read(schema::database(&directory)).expect("it is there");
+        assert!(std::fs::remove_dir_all(&directory).is_ok());
+        written
+    });
+    let look = |body: &[u8]| {
+        let directory = directory("damaged");
+        std::fs::create_dir_all(&directory).expect("a directory can be made");
+        std::fs::write(schema::database(&directory), body).expect("and written to");
+        let found = SqliteJournal::open_read_only(&directory).and_then(|journal| {
+            crate::hostile::block_on(async {
+                let state = journal.open(&id, &lanes).await?;
+                let chunk = journal.chunk(&id, 0).await?;
+                let tally = journal.tally(&id, i64::MIN, i64::MAX).await?;
+                Ok((journal.orgs().await?, state, chunk, tally))
+            })
+        });
+        let removed = std::fs::remove_dir_all(&directory);
+        assert!(removed.is_ok(), "{removed:?}");
+        found
+    };
+    let mut damaged = written.clone();
+    for edit in bytes.chunks_exact(4).take(64) {
+        let at = usize::from(edit[0]) << 16 | usize::from(edit[1]) << 8 | usize::from(edit[2]);
+        let length = damaged.len();
+        damaged[at % length] = edit[3];
+    }
+    let right = look(written).expect("what was written can be read");
+    if let Ok(found) = look(&damaged) {
+        assert_eq!(found, right, "damage that goes unnoticed changes nothing");
+    }
+}

@@ -19,7 +19,7 @@ use crate::metrics::OrgMetrics;
 use crate::pulumi::budget::{HostBudget, HostBudgets, OrgBudget, Urgency};
 use crate::pulumi::service_clock::ServiceClock;
 use crate::pulumi::token::Tokens;
-use crate::pulumi::wire::{self, Account, Page, Query};
+use crate::pulumi::wire::{self, Account, Malformed, Page, Query};
 use crate::retry;
 use crate::secret::Secret;
 
@@ -145,7 +145,10 @@ impl Client {
         } else {
             wire::parse_page(&body, &id, now)
         };
-        page.map_err(|malformed| SourceError::Transient(malformed.to_string()))
+        page.map_err(|malformed| match malformed {
+            Malformed::Form(_) => SourceError::Transient(malformed.to_string()),
+            Malformed::TooMany => SourceError::TooHeavy(malformed.to_string()),
+        })
     }
 
     /// Asks for the newest second, to see whether the log can be read.
@@ -260,11 +263,7 @@ impl Client {
     }
 
     fn observe_date(&mut self, answer: &Response) {
-        let Some(date) = answer.header("date").and_then(|date| httpdate::parse_http_date(date).ok()) else {
-            return;
-        };
-        let Ok(since_epoch) = date.duration_since(std::time::UNIX_EPOCH) else { return };
-        let date = Second(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX));
+        let Some(date) = answer.header("date").and_then(date) else { return };
         if self.service.observe(date, self.origin.elapsed()) {
             self.jumped = true;
         }
@@ -317,6 +316,12 @@ impl Client {
             },
         })
     }
+}
+
+/// A `Date` header's time.
+pub(crate) fn date(text: &str) -> Option<Second> {
+    let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_secs()).ok().map(Second)
 }
 
 /// The service's words; should they repeat the token, which need not look like one, it is taken out.

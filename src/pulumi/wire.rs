@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -26,6 +26,8 @@ use crate::event::{Event, IdentityHasher, Odd, OrgId, Payload};
 const PLAUSIBLE_FROM: Second = Second(1_420_070_400);
 /// How far ahead of the service's time an event may be.
 const PLAUSIBLE_AHEAD_SECONDS: i64 = 86_400;
+/// The events of a larger last page are slices of it: an event that outlived the others would hold all of it.
+const SHARED_PAGE_BYTES: usize = 1024 * 1024;
 /// Longest continuation token that is sent back.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
@@ -81,56 +83,114 @@ pub fn list_path(org: &str, query: &Query) -> String {
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the answer is not a page of audit events: {0}")]
-pub struct Malformed(String);
+pub enum Malformed {
+    #[error("the answer is not a page of audit events: {0}")]
+    Form(String),
+    #[error("the page holds more than {PAGE_EVENTS_MAX} events")]
+    TooMany,
+}
+
+/// Most events of a page: real ones have a hundred. What is known of an event takes more memory than the shortest one has bytes, so
+/// the bound on a page's bytes is not enough.
+pub const PAGE_EVENTS_MAX: usize = 100_000;
 
 #[derive(Deserialize)]
 struct RawPage<'a> {
     #[serde(rename = "auditLogEvents", borrow, deserialize_with = "null_or_list")]
-    events: Vec<&'a RawValue>,
+    events: Raws<'a>,
     #[serde(rename = "continuationToken", borrow)]
     token: Option<&'a RawValue>,
 }
 
+/// The events of a page as they stand: all of them, or the first of too many.
+#[derive(Default)]
+struct Raws<'a> {
+    list: Vec<&'a RawValue>,
+    too_many: bool,
+}
+
 /// The service writes an empty list as `null`; a missing list is no page.
-fn null_or_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<&'de RawValue>, D::Error> {
-    Ok(Option::<Vec<&RawValue>>::deserialize(deserializer)?.unwrap_or_default())
+fn null_or_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Raws<'de>, D::Error> {
+    Ok(Option::<Raws<'de>>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Raws<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raws<'a>, D::Error> {
+        struct RawsVisitor;
+        impl<'de> Visitor<'de> for RawsVisitor {
+            type Value = Raws<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Raws<'de>, S::Error> {
+                let mut raws = Raws::default();
+                while let Some(raw) = seq.next_element::<&RawValue>()? {
+                    if raws.list.len() < PAGE_EVENTS_MAX {
+                        raws.list.push(raw);
+                    } else {
+                        raws.too_many = true;
+                    }
+                }
+                Ok(raws)
+            }
+        }
+        deserializer.deserialize_seq(RawsVisitor)
+    }
 }
 
 /// Reads a page. `now` is the service's time, against which an event's time is plausible or not.
 ///
 /// # Errors
-/// When the body is not the JSON object of a page. Odd events are no error.
-pub fn parse_page(body: &[u8], org: &OrgId, now: Second) -> Result<Page, Malformed> {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    match std::str::from_utf8(body) {
-        Ok(text) => read_page(text, |raw| Bytes::from(without_white_space(raw.as_bytes())), org, now),
+/// When the body is not the JSON object of a page, or of one with too many events. Odd events are no error.
+pub fn parse_page(body: &Bytes, org: &OrgId, now: Second) -> Result<Page, Malformed> {
+    let bom = b"\xef\xbb\xbf";
+    let body = if body.starts_with(bom) { body.slice(bom.len()..) } else { body.clone() };
+    match std::str::from_utf8(&body) {
+        Ok(text) => {
+            let bytes_of = |raw: &str, whole: bool| match without_white_space(raw.as_bytes()) {
+                // A copy of a large page would be another large page. Where more pages follow, none may hold this one's turn.
+                None if whole => body.slice_ref(raw.as_bytes()),
+                None => Bytes::copy_from_slice(raw.as_bytes()),
+                Some(dense) => Bytes::from(dense),
+            };
+            read_page(text, bytes_of, org, now)
+        }
         Err(_) => {
             // Each byte taken for the character with its number gives valid text of the same structure; the events' own bytes
             // are then taken back. Slower, and only for pages that are not UTF-8.
             let text: String = body.iter().map(|byte| char::from(*byte)).collect();
-            let bytes_of = |raw: &str| {
+            let bytes_of = |raw: &str, _| {
                 let bytes: Vec<u8> =
                     raw.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect();
-                Bytes::from(without_white_space(&bytes))
+                Bytes::from(without_white_space(&bytes).unwrap_or(bytes))
             };
             read_page(&text, bytes_of, org, now)
         }
     }
 }
 
+/// `bytes_of` gives an event's own bytes; it is told whether this page is the last and larger than is worth a copy.
 fn read_page(
     text: &str,
-    bytes_of: impl Fn(&str) -> Bytes,
+    bytes_of: impl Fn(&str, bool) -> Bytes,
     org: &OrgId,
     now: Second,
 ) -> Result<Page, Malformed> {
     let page: RawPage<'_> = serde_json::from_str(text).map_err(|error| {
         // serde_json's text may quote a value; its place says enough.
-        Malformed(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
+        Malformed::Form(format!(
+            "{:?} error at line {} column {}",
+            error.classify(),
+            error.line(),
+            error.column()
+        ))
     })?;
+    if page.events.too_many {
+        return Err(Malformed::TooMany);
+    }
     let next = page.token.map(read_token).transpose()?.flatten();
-    let events = page.events.iter().map(|raw| read_event(bytes_of(raw.get()), org, now)).collect();
+    let shared = next.is_none() && text.len() > SHARED_PAGE_BYTES;
+    let events = page.events.list.iter().map(|raw| read_event(bytes_of(raw.get(), shared), org, now)).collect();
     Ok(Page { events, next })
 }
 
@@ -138,14 +198,14 @@ fn read_page(
 fn read_token(raw: &RawValue) -> Result<Option<PageToken>, Malformed> {
     let text = match raw.get().as_bytes().first() {
         Some(b'"') => {
-            serde_json::from_str::<String>(raw.get()).map_err(|_| Malformed("unreadable token".into()))?
+            serde_json::from_str::<String>(raw.get()).map_err(|_| Malformed::Form("unreadable token".into()))?
         }
         Some(b'0'..=b'9' | b'-') => raw.get().to_owned(),
         Some(b'n') => return Ok(None),
-        _ => return Err(Malformed("the token is neither text nor a number".into())),
+        _ => return Err(Malformed::Form("the token is neither text nor a number".into())),
     };
     if text.len() > TOKEN_BYTES_MAX {
-        return Err(Malformed(format!("token longer than {TOKEN_BYTES_MAX} bytes")));
+        return Err(Malformed::Form(format!("token longer than {TOKEN_BYTES_MAX} bytes")));
     }
     Ok((!text.is_empty()).then_some(PageToken(text)))
 }
@@ -231,23 +291,28 @@ fn plain_text(lexeme: &str) -> Option<&str> {
     (!inner.as_bytes().contains(&b'\\')).then_some(inner)
 }
 
-/// Drops white space outside strings. There is usually none: what lies between two pieces of it is copied at once.
-fn without_white_space(json: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(json.len());
+/// Drops white space outside strings. There is usually none, and then this is nothing; what lies between two pieces of it is copied
+/// at once.
+fn without_white_space(json: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
     let (mut kept_from, mut at) = (0, 0);
     while let Some(byte) = json.get(at) {
         at += 1;
         match byte {
             b'"' => at = after_text(json, at),
             b' ' | b'\t' | b'\n' | b'\r' => {
+                out.reserve(if kept_from == 0 { json.len() } else { 0 });
                 out.extend_from_slice(&json[kept_from..at - 1]);
                 kept_from = at;
             }
             _ => {}
         }
     }
+    if kept_from == 0 {
+        return None;
+    }
     out.extend_from_slice(&json[kept_from..]);
-    out
+    Some(out)
 }
 
 /// Where a string ends whose inside begins at `at`.
@@ -571,7 +636,7 @@ mod tests {
 
     fn page(events: &[u8]) -> Page {
         let body = [b"{\"auditLogEvents\":[".as_slice(), events, b"],\"continuationToken\":\"7\"}"].concat();
-        parse_page(&body, &org(), NOW).unwrap()
+        parse_page(&Bytes::from(body.clone()), &org(), NOW).unwrap()
     }
 
     fn event(json: &str) -> Event {
@@ -582,16 +647,16 @@ mod tests {
 
     #[test]
     fn null_for_no_events_is_an_empty_page_and_a_missing_list_is_none() {
-        assert_eq!(parse_page(b"{\"auditLogEvents\":null}", &org(), NOW), Ok(Page::default()));
+        assert_eq!(parse_page(&Bytes::from_static(b"{\"auditLogEvents\":null}"), &org(), NOW), Ok(Page::default()));
         for body in [b"".as_slice(), b"{}", b"[]", b"<html>", b"{\"code\":500,\"message\":\"no\"}"] {
-            assert!(parse_page(body, &org(), NOW).is_err());
+            assert!(parse_page(&Bytes::from_static(body), &org(), NOW).is_err());
         }
     }
 
     #[test]
     fn absent_null_and_empty_tokens_are_the_end_and_numbers_are_tokens() {
         let token = |text: &str| {
-            parse_page(format!("{{\"auditLogEvents\":[]{text}}}").as_bytes(), &org(), NOW).unwrap().next
+            parse_page(&format!("{{\"auditLogEvents\":[]{text}}}").into(), &org(), NOW).unwrap().next
         };
         assert_eq!(token(""), None);
         assert_eq!(token(",\"continuationToken\":null"), None);
@@ -759,9 +824,9 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics_on_any_bytes(body in prop::collection::vec(any::<u8>(), 0..400)) {
-            drop(parse_page(&body, &org(), NOW));
+            drop(parse_page(&Bytes::from(body.clone()), &org(), NOW));
             let wrapped = [b"{\"auditLogEvents\":[".as_slice(), &body, b"]}"].concat();
-            drop(parse_page(&wrapped, &org(), NOW));
+            drop(parse_page(&Bytes::from(wrapped), &org(), NOW));
         }
     }
 }

@@ -111,3 +111,21 @@ fn window(text: &str) -> Option<Window> {
     let (from, until) = text.split_once('/')?;
     Some(Window::new(second(from)?, second(until)?))
 }
+
+/// Any bytes under a claim's key: named as wrong, or read as they stand.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    let mut wrong = Findings::default();
+    match check(bytes, &crate::hostile::org(), 7, &mut wrong) {
+        None => assert!(!wrong.is_empty()),
+        Some(read) => {
+            let written = serde_json::to_vec(&read.claim).expect("a claim has a JSON form");
+            assert_eq!(serde_json::from_slice::<Claim>(&written).ok(), Some(read.claim.clone()));
+            let key = read.object_key(&crate::hostile::org(), 7);
+            assert!(!wrong.is_empty() || key.as_ref() == Some(&read.claim.key));
+        }
+    }
+    if let Some(wrong) = wrong.first {
+        assert!(wrong.to_string().chars().count() < 2_000);
+    }
+}

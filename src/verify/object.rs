@@ -333,3 +333,20 @@ struct Fields<'a> {
 fn with_null<'de: 'a, 'a, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(value).map(Some)
 }
+
+/// Any bytes under an object's key, and any lines in an object.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    const CLAIM: &str = r#"{"version":1,"id":"acme","org":"acme","chunk":7,"key":"org=acme/date=2026-11-21/00000000000000000007.jsonl.gz","sha256":"","previous":"","count":1,"first_time":"2026-11-21T10:15:00Z","last_time":"2026-11-21T10:15:00Z","mode":"live","window":"2026-11-21T10:10:00Z/2026-11-21T10:20:00Z","start":null,"coverage":[],"checkpoints":{},"instance":"0","forwarder":"0"}"#;
+    let id = crate::hostile::org();
+    let mut wrong = Findings::default();
+    let read = super::claim::check(CLAIM.as_bytes(), &id, 7, &mut wrong).expect("it is a claim");
+    for body in [bytes, crate::chunk::gzip(bytes, 1).as_ref()] {
+        let object = check(&read, &id, 7, "somewhere", body, 0);
+        // The SHA-256 in the claim is nobody's.
+        assert!(object.is_void || !object.wrong.is_empty());
+        if let Some(first) = object.wrong.first {
+            assert!(first.to_string().chars().count() < 2_000);
+        }
+    }
+}

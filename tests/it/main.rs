@@ -16,6 +16,7 @@ mod damaged;
 mod delivery;
 mod endpoints;
 mod forwarder;
+mod hostile;
 mod identities;
 mod ingesting;
 mod isolation;

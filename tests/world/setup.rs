@@ -31,6 +31,10 @@ pub struct OrgSetup {
     pub next_token: bool,
     /// In place of the client secret.
     pub identity: Option<String>,
+    /// In place of the world's own addresses: of the ingestion, of Entra ID, of S3.
+    pub azure_url: Option<String>,
+    pub authority: Option<String>,
+    pub store_url: Option<String>,
     /// More lines for each section.
     pub more_source: String,
     pub more_sentinel: String,
@@ -52,6 +56,9 @@ impl OrgSetup {
             https: false,
             next_token: false,
             identity: None,
+            azure_url: None,
+            authority: None,
+            store_url: None,
             more_source: String::new(),
             more_sentinel: String::new(),
             more_s3: String::new(),
@@ -185,11 +192,12 @@ pub fn write_org(world: &World, setup: &OrgSetup) {
         let rule = rule_of(&setup.org);
         let columns = setup.columns.as_deref().unwrap_or("extended");
         let endpoint = if setup.https { world.ingestion_tls_url() } else { world.ingestion_url() };
+        let endpoint = setup.azure_url.clone().unwrap_or(endpoint);
         writeln!(
             text,
             "\n[sentinel]\nendpoint = {endpoint:?}\nrule_id = {rule:?}\ncolumns = {columns:?}\n\
              authority = {authority:?}\nca_file = {ca:?}\nidentity = {identity}",
-            authority = world.entra_url(),
+            authority = setup.authority.clone().unwrap_or_else(|| world.entra_url()),
             ca = world.ca_pem(),
         )
         .expect("memory takes it");
@@ -202,7 +210,7 @@ pub fn write_org(world: &World, setup: &OrgSetup) {
             "\n[s3]\nbucket = {bucket:?}\nprefix = {PREFIX:?}\nregion = {REGION:?}\nendpoint_url = {endpoint:?}\n\
              force_path_style = true",
             bucket = s3.bucket.name,
-            endpoint = s3.endpoint(),
+            endpoint = setup.store_url.clone().unwrap_or_else(|| s3.endpoint()),
         )
         .expect("memory takes it");
         if setup.s3_key {

@@ -220,7 +220,7 @@ fn retry_after(response: &HttpResponse) -> Option<Duration> {
         Ok(seconds) => seconds,
         Err(_) => {
             let date = |text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok().map(|at| at.secs());
-            u64::try_from(date(text)? - date(header("date")?)?).ok()?
+            u64::try_from(date(text)?.checked_sub(date(header("date")?)?)?).ok()?
         }
     };
     (seconds > 0).then(|| Duration::from_secs(seconds))

@@ -13,10 +13,16 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+
 use crate::http::Client;
 
 /// For exchanges that the SDK sets no deadline to: as long as a whole operation may take.
 const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Most bytes of an answer that is no object: a thousand keys of 1,024 bytes, written out, with what stands beside each.
+const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The client as the SDK wants it.
 pub(super) fn shared(client: Client) -> SharedHttpClient {
@@ -45,17 +51,37 @@ impl HttpConnector for Exchanges {
         let deadline = self.deadline;
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+            let is_object = request.method() == http::Method::GET
+                && !request.uri().query().is_some_and(|query| query.contains("list-type="));
             let request = request.map(reqwest::Body::wrap);
             let request =
                 reqwest::Request::try_from(request).map_err(|error| ConnectorError::user(error.into()))?;
-            let answer = tokio::time::timeout(deadline, client.execute(request))
-                .await
-                .map_err(|elapsed| ConnectorError::timeout(elapsed.into()))?
-                .map_err(failure)?;
-            let answer = http::Response::from(answer).map(SdkBody::from_body_1_x);
+            let begun = Instant::now();
+            let late = |elapsed: Elapsed| ConnectorError::timeout(elapsed.into());
+            let answer =
+                tokio::time::timeout(deadline, client.execute(request)).await.map_err(late)?.map_err(failure)?;
+            // The SDK reads whatever is no object into memory, however much it is.
+            let answer = if is_object && answer.status().is_success() {
+                http::Response::from(answer).map(SdkBody::from_body_1_x)
+            } else {
+                let left = deadline.saturating_sub(begun.elapsed());
+                tokio::time::timeout(left, whole(answer)).await.map_err(late)??
+            };
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
+}
+
+/// The answer with its body, if that is no longer than answers are.
+async fn whole(mut answer: reqwest::Response) -> Result<http::Response<SdkBody>, ConnectorError> {
+    let mut body = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(failure)? {
+        if body.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(ConnectorError::io(format!("answer larger than {ANSWER_BYTES_MAX} bytes").into()));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(http::Response::from(answer).map(|_| SdkBody::from(body)))
 }
 
 fn failure(error: reqwest::Error) -> ConnectorError {

@@ -298,6 +298,46 @@ fn percent_encoded(text: &str) -> String {
 /// An empty array: shows whether rows would be accepted, and writes nothing.
 pub const NO_ROWS: &[u8] = b"[]";
 
+/// Any answer to rows.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    use crate::hostile::{CANARY, assert_fit_to_print};
+
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl Transport for Nobody {
+        async fn send(&self, _: Request) -> Result<Response, Failure> {
+            Err(Failure::Connection("nobody".into()))
+        }
+    }
+
+    for header in ["retry-after", "x-ms-error-code", "content-type", "x-ms-request-id"] {
+        let response = crate::hostile::response(bytes, header);
+        let clock = Clock::simulated(Second(1_795_256_100));
+        let client = Client::new("https://x.example", "dcr-1", "s", || "app".into(), Arc::new(Nobody), clock);
+        match client.verdict(&response, &Secret::new(CANARY.into()), 1) {
+            Verdict::Accepted { status, reference, .. } => {
+                assert!(matches!(status, 200 | 202 | 204));
+                assert!(reference.chars().count() <= 100);
+            }
+            Verdict::Unauthorized { cause } | Verdict::Ambiguous(cause) => assert_fit_to_print(&cause),
+            Verdict::Refused { cause, detail, .. } => {
+                assert_fit_to_print(&cause);
+                assert_fit_to_print(&detail);
+            }
+            Verdict::Throttled { wait, cause } => {
+                assert!(wait.is_none_or(|wait| wait <= crate::retry::RETRY_AFTER_MAX));
+                assert_fit_to_print(&cause);
+            }
+            Verdict::Paused(problem) => {
+                assert_fit_to_print(&problem.cause);
+                assert_fit_to_print(&problem.remedy);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;

@@ -20,6 +20,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{
+    azure_cli::property as azure_cli_property, entra::property as entra_property,
+    managed::property as managed_property,
+};
+
 use self::identity::Identity;
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, SentinelSettings};
@@ -263,6 +269,27 @@ impl Credentials {
         let credential = Credential::new(settings, transport, clock.clone());
         known.push((key, Arc::downgrade(&credential)));
         credential
+    }
+}
+
+/// Whatever was answered: a token with a life, or a reason that can be printed. For every token service.
+#[cfg(any(test, fuzzing))]
+fn assert_sound(fetched: Fetched) {
+    match fetched {
+        Ok((secret, life)) => {
+            assert!(!secret.expose().is_empty());
+            // As it is counted from then on.
+            assert!(Instant::now().checked_add(life.min(LIFE_MAX)).is_some());
+        }
+        Err(NoToken::Failed(cause)) => crate::hostile::assert_fit_to_print(&cause),
+        Err(NoToken::Throttled { wait, cause }) => {
+            assert!(wait.is_none_or(|wait| wait <= crate::retry::RETRY_AFTER_MAX));
+            crate::hostile::assert_fit_to_print(&cause);
+        }
+        Err(NoToken::Refused(problem)) => {
+            crate::hostile::assert_fit_to_print(&problem.cause);
+            crate::hostile::assert_fit_to_print(&problem.remedy);
+        }
     }
 }
 

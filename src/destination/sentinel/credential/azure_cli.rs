@@ -75,7 +75,12 @@ impl AzureCli {
                 self.remedy(),
             ));
         }
-        let Ok(answer) = serde_json::from_slice::<Answer>(&out) else {
+        self.token(&out)
+    }
+
+    /// What it prints.
+    fn token(&self, out: &[u8]) -> Fetched {
+        let Ok(answer) = serde_json::from_slice::<Answer>(out) else {
             return Err(NoToken::refused("`az` answered without a token", self.remedy()));
         };
         let Some(until) = answer.expires_on else {
@@ -85,7 +90,10 @@ impl AzureCli {
             ));
         };
         // It counts from the system's clock, so this must too.
-        let life = Duration::from_secs(u64::try_from(until - Clock::system().now().0).unwrap_or(0));
+        let life = Duration::from_secs(u64::try_from(until.saturating_sub(Clock::system().now().0)).unwrap_or(0));
+        if answer.access_token.is_empty() {
+            return Err(NoToken::refused("`az` answered without a token", self.remedy()));
+        }
         Ok((Secret::new(answer.access_token), life))
     }
 
@@ -125,6 +133,14 @@ fn said(words: &[u8]) -> String {
     let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
     let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     if line.is_empty() { "nothing said".into() } else { line.chars().take(WORDS_CHARACTERS_MAX).collect() }
+}
+
+/// Anything that `az` may print, on either stream.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    let cli = AzureCli { program: "az".into(), tenant_id: None, scope: "s".into() };
+    super::assert_sound(cli.token(bytes));
+    crate::hostile::assert_fit_to_print(&said(bytes).replace(crate::hostile::CANARY, ""));
 }
 
 #[cfg(test)]

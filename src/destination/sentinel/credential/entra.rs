@@ -24,8 +24,10 @@ use azure_identity::{
     ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
     ClientSecretCredentialOptions,
 };
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::super::client::wait_asked;
 use super::certificate::Certificate;
@@ -38,6 +40,8 @@ use crate::secret::{Fingerprint, Secret, SecretBytes, SecretError, SecretSource,
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Most bytes of its answer; tokens have a few thousand.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// No token lives longer: real ones end after a day at most.
+const LIFE_SECONDS_MAX: i64 = 7 * 86_400;
 /// Codes of Entra ID that pass by themselves (learn.microsoft.com, "Microsoft Entra authentication error codes", 2026-09).
 const TRANSIENT_CODES: [i64; 2] = [50196, 90033];
 
@@ -374,6 +378,18 @@ impl ServiceError {
     }
 }
 
+/// The library adds a token's life to the time without a look at it, and panics where no calendar reaches.
+fn with_a_life_that_can_be_added(body: Bytes) -> Bytes {
+    let Ok(mut answer) = serde_json::from_slice::<serde_json::Map<String, Value>>(&body) else { return body };
+    let Some(life) = answer.get_mut("expires_in") else { return body };
+    match life.as_i64() {
+        Some(seconds) if (0..=LIFE_SECONDS_MAX).contains(&seconds) => return body,
+        Some(seconds) => *life = seconds.clamp(0, LIFE_SECONDS_MAX).into(),
+        None => return body,
+    }
+    serde_json::to_vec(&answer).map_or(body, Bytes::from)
+}
+
 /// A client assertion that is there already.
 struct Assertion(Secret);
 
@@ -442,9 +458,39 @@ impl HttpClient for Wire {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.clone());
         match answer {
             Ok(response) => {
-                Ok(AsyncRawResponse::from_bytes(response.status.into(), Headers::new(), response.body))
+                let body = with_a_life_that_can_be_added(response.body);
+                Ok(AsyncRawResponse::from_bytes(response.status.into(), Headers::new(), body))
             }
             Err(failure) => Err(azure_core::Error::with_message(ErrorKind::Io, failure.to_string())),
         }
     }
+}
+
+/// Any answer of Entra ID, through the library and past it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    struct Canned(Response);
+
+    #[async_trait]
+    impl Transport for Canned {
+        async fn send(&self, _: Request) -> Result<Response, Failure> {
+            Ok(self.0.clone())
+        }
+    }
+
+    let response = crate::hostile::response(bytes, "retry-after");
+    let app = App {
+        authority: "https://login.example".into(),
+        tenant_id: "11111111-1111-1111-1111-111111111111".into(),
+        client_id: "c".into(),
+        scope: "https://monitor.azure.com/.default".into(),
+        proof: Proof::Secret(SecretSource {
+            place: crate::secret::Place::Env("ABSENT".into()),
+            group_may_read: false,
+        }),
+        transport: Arc::new(Canned(response)),
+        clock: Clock::simulated(Second(1_795_256_100)),
+    };
+    let shown = Shown::Secret(Secret::new(crate::hostile::CANARY.into()));
+    super::assert_sound(crate::hostile::block_on(app.exchange(shown)));
 }

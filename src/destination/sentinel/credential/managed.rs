@@ -206,5 +206,28 @@ impl Token {
     }
 }
 
+/// Any answer of a metadata service.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl Transport for Nobody {
+        async fn send(&self, _: Request) -> Result<Response, crate::http::Failure> {
+            Err(crate::http::Failure::Connection("nobody".into()))
+        }
+    }
+
+    let response = crate::hostile::response(bytes, "retry-after");
+    let managed = Managed {
+        host: ManagedHost::Machine,
+        id: ManagedId::Client("c".into()),
+        scope: "https://monitor.azure.com/.default".into(),
+        transport: Arc::new(Nobody),
+        clock: Clock::simulated(Second(1_795_256_100)),
+    };
+    super::assert_sound(managed.token(&response));
+}
+
 #[cfg(test)]
 mod tests;
