@@ -44,7 +44,10 @@ impl Second {
 
     /// Reads an RFC 3339 time; fractions of a second are cut off. Nothing where its offset leads out of the years 0–9999.
     pub fn parse_rfc3339(text: &str) -> Option<Second> {
-        OffsetDateTime::parse(text, &Rfc3339).ok().map(|t| Second(t.unix_timestamp())).filter(|at| at.has_a_date())
+        OffsetDateTime::parse(text, &Rfc3339)
+            .ok()
+            .map(|t| Second(t.unix_timestamp()))
+            .filter(|at| at.has_a_date())
     }
 
     /// Whether it lies in the years 0–9999, far from where adding to it overflows.

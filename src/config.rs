@@ -879,8 +879,11 @@ fn org_document(file: &Path, surroundings: &Surroundings) -> Result<(OrgId, Arc<
 pub(crate) fn property(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut parts = text.splitn(3, '\0');
-    let (written, org, variables) =
-        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let (written, org, variables) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
     let pairs = variables.lines().filter_map(|line| line.split_once('='));
     let surroundings = Surroundings {
         directory: PathBuf::from("/nonexistent"),

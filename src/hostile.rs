@@ -70,8 +70,8 @@ pub(crate) fn assert_fit_to_print(text: &str) {
 /// The first two bytes choose a status, the rest is split in two at the first NUL: the value of a header, and the body.
 pub(crate) fn response(bytes: &[u8], header: &'static str) -> crate::http::Response {
     const STATUSES: [u16; 24] = [
-        200, 200, 200, 202, 204, 206, 301, 307, 400, 400, 401, 402, 403, 404, 405, 408, 409, 410, 412, 413, 429, 500, 503,
-        504,
+        200, 200, 200, 202, 204, 206, 301, 307, 400, 400, 401, 402, 403, 404, 405, 408, 409, 410, 412, 413,
+        429, 500, 503, 504,
     ];
     let (first, rest) = bytes.split_first().unwrap_or((&0, &[]));
     let status = STATUSES[usize::from(*first) % STATUSES.len()];
@@ -341,7 +341,8 @@ mod tests {
 
     fn corpus(name: &str) -> Vec<Vec<u8>> {
         let directory: PathBuf = [env!("CARGO_MANIFEST_DIR"), "fuzz", "corpus", name].iter().collect();
-        let files = std::fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+        let files =
+            std::fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         let mut seeds: Vec<Vec<u8>> =
             files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
         seeds.sort();

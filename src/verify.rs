@@ -24,11 +24,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::claim::Read;
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::{claim::property as claim_property, object::property as object_property};
 use self::finding::shown;
 pub use self::finding::{Findings, Kind, Wrong};
 use self::object::Object;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{claim::property as claim_property, object::property as object_property};
 use crate::chunk::{CHUNK_EVENTS_MAX, CHUNK_LINES_BYTES_MAX, Link, claim_key, object_key};
 use crate::clock::{Second, Window};
 use crate::destination::DestinationName;

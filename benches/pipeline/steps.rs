@@ -57,8 +57,7 @@ pub fn run(raw: &[(i64, Vec<u8>)]) -> Vec<Step> {
     let now = Second(raw.last().map_or(0, |(at, _)| *at) + 1);
     let (parsed, cost) = measured(|| {
         let parse = |body: &Bytes| parse_page(body, &org, now).expect("a page").events;
-        let read =
-            |(window, pages): &(Window, Vec<Bytes>)| (*window, pages.iter().flat_map(parse).collect());
+        let read = |(window, pages): &(Window, Vec<Bytes>)| (*window, pages.iter().flat_map(parse).collect());
         windows.iter().map(read).collect::<Vec<(Window, Vec<Event>)>>()
     });
     add("parse pages, identity and payload hashed", cost, false, false);

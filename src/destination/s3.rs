@@ -401,7 +401,8 @@ pub(crate) fn property(bytes: &[u8]) {
     use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
     use aws_sdk_s3::config::retry::RetryConfig;
     use aws_sdk_s3::config::{
-        BehaviorVersion, Credentials, Region, RuntimeComponents, SharedHttpClient, StalledStreamProtectionConfig,
+        BehaviorVersion, Credentials, Region, RuntimeComponents, SharedHttpClient,
+        StalledStreamProtectionConfig,
     };
     use aws_sdk_s3::primitives::SdkBody;
     use aws_smithy_runtime_api::client::http::{

@@ -160,7 +160,9 @@ impl Clients {
 impl Transport for Client {
     async fn send(&self, request: Request) -> Result<Response, Failure> {
         let deadline = request.deadline;
-        match tokio::time::timeout(deadline, exchange(self.client_for(&request.url), request, &self.turn)).await {
+        match tokio::time::timeout(deadline, exchange(self.client_for(&request.url), request, &self.turn))
+            .await
+        {
             Ok(answer) => answer,
             Err(_) => Err(Failure::Timeout(deadline)),
         }

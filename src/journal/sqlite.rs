@@ -347,17 +347,23 @@ impl Journal for SqliteJournal {
 pub(crate) fn property(bytes: &[u8]) {
     use std::sync::OnceLock;
 
+    use crate::chunk::{Cut, Link, Mode, NewEvent, Packing, Summary};
     use crate::clock::Window;
     use crate::coverage::{Coverage, Span};
     use crate::destination::Receipt;
     use crate::event::{EventKey, Identity};
-    use crate::chunk::{Cut, Link, Mode, NewEvent, Packing, Summary};
 
     static WRITTEN: OnceLock<Vec<u8>> = OnceLock::new();
     const NOW: Second = Second(1_795_256_100);
     let id = crate::hostile::org();
     let lanes = [DestinationName::S3];
-    let directory = |name: &str| std::env::temp_dir().join(format!("paf-{name}-{}-{:?}", std::process::id(), std::thread::current().id()));
+    let directory = |name: &str| {
+        std::env::temp_dir().join(format!(
+            "paf-{name}-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ))
+    };
     let written = WRITTEN.get_or_init(|| {
         let directory = directory("written");
         let journal = SqliteJournal::open(&directory).expect("a directory can be made");

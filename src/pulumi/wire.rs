@@ -190,16 +190,16 @@ fn read_page(
     }
     let next = page.token.map(read_token).transpose()?.flatten();
     let shared = next.is_none() && text.len() > SHARED_PAGE_BYTES;
-    let events = page.events.list.iter().map(|raw| read_event(bytes_of(raw.get(), shared), org, now)).collect();
+    let events =
+        page.events.list.iter().map(|raw| read_event(bytes_of(raw.get(), shared), org, now)).collect();
     Ok(Page { events, next })
 }
 
 /// Absent, `null` and `""` alike are the end; a number stands for its digits.
 fn read_token(raw: &RawValue) -> Result<Option<PageToken>, Malformed> {
     let text = match raw.get().as_bytes().first() {
-        Some(b'"') => {
-            serde_json::from_str::<String>(raw.get()).map_err(|_| Malformed::Form("unreadable token".into()))?
-        }
+        Some(b'"') => serde_json::from_str::<String>(raw.get())
+            .map_err(|_| Malformed::Form("unreadable token".into()))?,
         Some(b'0'..=b'9' | b'-') => raw.get().to_owned(),
         Some(b'n') => return Ok(None),
         _ => return Err(Malformed::Form("the token is neither text nor a number".into())),
@@ -647,7 +647,10 @@ mod tests {
 
     #[test]
     fn null_for_no_events_is_an_empty_page_and_a_missing_list_is_none() {
-        assert_eq!(parse_page(&Bytes::from_static(b"{\"auditLogEvents\":null}"), &org(), NOW), Ok(Page::default()));
+        assert_eq!(
+            parse_page(&Bytes::from_static(b"{\"auditLogEvents\":null}"), &org(), NOW),
+            Ok(Page::default())
+        );
         for body in [b"".as_slice(), b"{}", b"[]", b"<html>", b"{\"code\":500,\"message\":\"no\"}"] {
             assert!(parse_page(&Bytes::from_static(body), &org(), NOW).is_err());
         }

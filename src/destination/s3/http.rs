@@ -58,8 +58,10 @@ impl HttpConnector for Exchanges {
                 reqwest::Request::try_from(request).map_err(|error| ConnectorError::user(error.into()))?;
             let begun = Instant::now();
             let late = |elapsed: Elapsed| ConnectorError::timeout(elapsed.into());
-            let answer =
-                tokio::time::timeout(deadline, client.execute(request)).await.map_err(late)?.map_err(failure)?;
+            let answer = tokio::time::timeout(deadline, client.execute(request))
+                .await
+                .map_err(late)?
+                .map_err(failure)?;
             // The SDK reads whatever is no object into memory, however much it is.
             let answer = if is_object && answer.status().is_success() {
                 http::Response::from(answer).map(SdkBody::from_body_1_x)

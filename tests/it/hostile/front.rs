@@ -44,8 +44,13 @@ impl Front {
     /// `behind` is `127.0.0.1:PORT` of the service itself. With `tls` the misdeed is done inside of it; what is passed on later is
     /// passed on as it is.
     pub(super) async fn start(behind: &str, tls: Option<Arc<ServerConfig>>, misdeed: Misdeed) -> Front {
-        let behind: SocketAddr =
-            behind.rsplit("//").next().map(|host| host.replace("localhost", "127.0.0.1")).expect("an address").parse().expect("an address");
+        let behind: SocketAddr = behind
+            .rsplit("//")
+            .next()
+            .map(|host| host.replace("localhost", "127.0.0.1"))
+            .expect("an address")
+            .parse()
+            .expect("an address");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a listener has an address");
         let (relented, has_relented) = watch::channel(false);
@@ -188,6 +193,9 @@ pub(super) fn reads_slowly(every: Duration) -> Misdeed {
 }
 
 pub(super) fn answer(headers: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
+        body.len()
+    );
     [head.as_bytes(), body].concat()
 }

@@ -90,7 +90,8 @@ impl AzureCli {
             ));
         };
         // It counts from the system's clock, so this must too.
-        let life = Duration::from_secs(u64::try_from(until.saturating_sub(Clock::system().now().0)).unwrap_or(0));
+        let life =
+            Duration::from_secs(u64::try_from(until.saturating_sub(Clock::system().now().0)).unwrap_or(0));
         if answer.access_token.is_empty() {
             return Err(NoToken::refused("`az` answered without a token", self.remedy()));
         }
