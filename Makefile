@@ -6,7 +6,7 @@ CARGO_DENY := .tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test crash-sweep soak lint bench bench-orgs tools clean
+.PHONY: help demo test crash-sweep fuzz soak lint bench bench-orgs tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
@@ -44,6 +44,9 @@ bench-orgs: ## what a thousand organizations in one process cost, and ten thousa
 
 soak: tools ## seven days of polls in half an hour, with faults at random: does memory grow? (MINUTES=5 for a part)
 	cargo test --locked --test soak
+
+fuzz: ## what is parsed from outside, against any bytes: TARGET=page (else all in turn), SECONDS=60 for each
+	TARGET="$(TARGET)" SECONDS_EACH="$(or $(SECONDS),60)" sh fuzz/run.sh
 
 tools: ## install into .tools what the tests use
 	sh tests/tools.sh

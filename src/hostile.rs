@@ -397,6 +397,37 @@ mod tests {
         assert_eq!(folders, names);
     }
 
+    #[test]
+    fn printing_what_holds_a_secret_shows_none_of_it() {
+        use crate::secret::{Secret, SecretBytes};
+
+        let secret = Secret::new(CANARY.into());
+        let bytes = SecretBytes::new(CANARY.as_bytes().to_vec());
+        let mut headers = http::HeaderMap::new();
+        headers.insert("authorization", http::HeaderValue::from_static(CANARY));
+        let request = crate::http::Request {
+            method: http::Method::GET,
+            url: "https://x.example/".into(),
+            headers: headers.clone(),
+            body: Bytes::from_static(CANARY.as_bytes()),
+            body_bytes_max: 1,
+            deadline: std::time::Duration::from_secs(1),
+        };
+        let body = Bytes::from_static(CANARY.as_bytes());
+        let response = crate::http::Response { status: 200, headers, body };
+        let list: Vec<String> = CANARY.bytes().map(|byte| byte.to_string()).collect();
+        for printed in [
+            format!("{secret:?} {:?} {bytes:?} {:?}", secret.fingerprint(), bytes.fingerprint(Some(&secret))),
+            format!("{request:?} {request:#?} {response:?} {response:#?}"),
+            format!("{:?}", crate::destination::s3::client::Connections::default()),
+        ] {
+            assert!(!printed.contains(CANARY) && !printed.contains(&list.join(", ")), "{printed}");
+        }
+        // A panic prints what it is told, and backtraces hold no values.
+        let told = std::panic::catch_unwind(|| panic!("{secret:?}")).unwrap_err();
+        assert_eq!(told.downcast_ref::<String>().map(String::as_str), Some("Secret([REDACTED])"));
+    }
+
     macro_rules! hold {
         ($($test:ident: $name:literal, $cases:literal;)*) => {$(
             #[test]

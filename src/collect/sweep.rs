@@ -15,6 +15,10 @@ use crate::clock::{Second, Window};
 use crate::event::{Event, Identity};
 use crate::pulumi::wire::{Page, PageToken, Query};
 
+/// More bytes of events than this, and a window is halved, or a dense second is declared damaged: a page is bounded by itself, and
+/// two hundred of the largest would not fit into any memory. Usual events fill a twentieth of it before there are too many.
+const HELD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Bounds of one sweep.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -161,8 +165,9 @@ impl Sweep {
                 if let Some(upper) = upper {
                     self.upper = upper;
                 }
-                let too_much =
-                    self.events.len() > self.limits.events_max || self.requests >= self.limits.requests_max;
+                let too_much = self.events.len() > self.limits.events_max
+                    || self.requests >= self.limits.requests_max
+                    || held(&self.events) > HELD_BYTES_MAX;
                 if too_much && self.window.seconds() > 1 {
                     return Step::Halve;
                 }
@@ -277,6 +282,10 @@ impl Sweep {
     }
 }
 
+fn held<'a>(events: impl IntoIterator<Item = &'a Event>) -> usize {
+    events.into_iter().map(|event| event.raw.len()).sum()
+}
+
 fn in_bounds(timed: &[Event], asked: &Query) -> Result<(), Stuck> {
     let outside = |at: &Second| *at < asked.after || *at > asked.before;
     match timed.iter().filter_map(|event| event.at).find(outside) {
@@ -353,7 +362,9 @@ impl Dense {
         match &mut self.phase {
             Phase::Walk { token } => {
                 let fresh = next.as_ref().is_none_or(|next| self.tokens.insert(next.clone()));
-                let go_on = fits && fresh && !ended && self.walked_pages < limits.dense_pages_max;
+                let room = self.walked_pages < limits.dense_pages_max
+                    && held(&here) + self.believed.bytes() <= HELD_BYTES_MAX;
+                let go_on = fits && fresh && !ended && room;
                 if go_on {
                     *token = next;
                 }
@@ -400,11 +411,12 @@ impl Dense {
     }
 
     fn next_kind(&mut self, mut kinds: Vec<Arc<str>>) -> DenseStep {
-        if let Some(kind) = kinds.pop() {
+        let room = self.believed.bytes() <= HELD_BYTES_MAX;
+        if let Some(kind) = kinds.pop().filter(|_| room) {
             self.phase = Phase::Kind { kind, rest: kinds, token: None, pages: 0 };
             return DenseStep::Ask;
         }
-        let whole = self.walk_ended && self.walked_pages >= 2 && self.walked == self.whole_kinds;
+        let whole = room && self.walk_ended && self.walked_pages >= 2 && self.walked == self.whole_kinds;
         DenseStep::Done { events: std::mem::take(&mut self.believed).into_events(), whole }
     }
 }
@@ -425,6 +437,10 @@ impl Believed {
                 *known = events.into_iter().cloned().collect();
             }
         }
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.values().map(held).sum()
     }
 
     fn into_events(self) -> Vec<Event> {
@@ -546,6 +562,43 @@ mod tests {
 
     fn page(events: Vec<Event>, token: Option<&str>) -> Page {
         Page { events, next: token.map(PageToken::new) }
+    }
+
+    fn large(at: i64, index: usize) -> Event {
+        Event { raw: Bytes::from_static(&[b' '; 1 << 20]), ..event(at, 0, 3 * index) }
+    }
+
+    #[test]
+    fn more_bytes_than_fit_into_memory_halve_a_window() {
+        let (mut sweep, mut query) = Sweep::new(Window::new(Second(0), Second(1_000)), Limits::default());
+        for page in 0..40 {
+            let newest = query.before.0 - 1;
+            let events = (0..4).map(|n| large(newest - n, 0)).collect();
+            match sweep.answer(Page { events, next: Some(PageToken::new(page.to_string())) }) {
+                Step::Ask(next) => query = next,
+                Step::Halve => return assert!((4..8).contains(&page), "at page {page}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it held 40 pages");
+    }
+
+    #[test]
+    fn more_bytes_in_one_second_than_fit_into_memory_make_it_damaged_and_what_was_read_is_kept() {
+        let (mut sweep, _) = Sweep::new(Window::new(Second(100), Second(101)), Limits::default());
+        for page in 0..100 {
+            let events = (0..4).map(|n| large(100, 4 * page + n)).collect();
+            match sweep.answer(Page { events, next: Some(PageToken::new(page.to_string())) }) {
+                Step::Ask(_) => {}
+                Step::Complete(reading) => {
+                    assert_eq!(reading.damaged, [Second(100)]);
+                    assert!((16..30).contains(&reading.events.len()), "{}", reading.events.len());
+                    return;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it held 100 pages");
     }
 
     proptest! {

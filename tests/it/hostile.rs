@@ -25,7 +25,7 @@ use front::{Front, Misdeed, answer, drips, is_silent, misdeed, reads_slowly, say
 /// What ten orgs may take at most.
 const MEMORY_MAX_KIB: u64 = 128 * 1024;
 /// Two poll intervals, and what a busy test machine adds.
-const DELAY_MAX: Duration = Duration::from_secs(2 + 5);
+const DELAY_MAX: Duration = Duration::from_secs(2 + 8);
 
 /// The longest wait after so few failures, with what a busy test machine adds.
 const RECOVERY: Duration = Duration::from_secs(180);
@@ -120,15 +120,24 @@ fn gzipped(plain: &[u8]) -> Vec<u8> {
     packer.finish().expect("memory takes it")
 }
 
+/// 256 MiB of zeros, a mebibyte in each of its members: an unoptimized build would pack a single one for minutes.
+fn bomb() -> Vec<u8> {
+    gzipped(&vec![0; 1 << 20]).repeat(256)
+}
+
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bombs_endless_answers_and_oversized_heads_all_at_once_stay_within_the_memory_of_ten_orgs() {
     let gzip = "content-encoding: gzip\r\n";
-    let bomb = Fault::bomb(256);
+    let bomb = bomb();
     assert!((250_000..300_000).contains(&bomb.len()), "{} bytes of bomb", bomb.len());
-    let page = |inside: &str| [b"{\"auditLogEvents\":[", inside.as_bytes(), b"null]}"].concat();
-    let tiny_events = gzipped(&page(&"0,".repeat(30 << 20)));
+    let tiny_events = [
+        gzipped(b"{\"auditLogEvents\":["),
+        gzipped("0,".repeat(1 << 19).as_bytes()).repeat(60),
+        gzipped(b"null]}"),
+    ]
+    .concat();
     let many_headers: String = (0..100_000).map(|n| format!("x-{n}: {n}\r\n")).collect();
     let line = "a".repeat(1 << 20);
     let mut chunk = b"10000\r\n".to_vec();
@@ -207,10 +216,10 @@ async fn a_source_that_is_slow_in_any_way_is_given_up_after_a_minute_and_delays_
     .await;
     besieged.healthy_goes_on(3).await;
     besieged.faults_are_shown(Duration::from_secs(120)).await;
-    for (name, _) in &besieged.fronts {
-        let timeouts =
-            metric(&mut besieged.daemon, "source_requests_total", &[("org", name), ("code", "timeout")])
-                .await;
+    // The last one is given up as soon as there are more of these heads than any server sends.
+    for name in ["silent", "slow-reader", "slow-head", "slow-body"] {
+        let labels = [("org", name), ("code", "timeout")];
+        let timeouts = metric(&mut besieged.daemon, "source_requests_total", &labels).await;
         assert!(timeouts >= Some(1.0), "{name}: {timeouts:?}");
     }
     besieged.healthy_goes_on(1).await;
@@ -425,7 +434,8 @@ async fn a_valid_page_of_fifty_megabytes_is_delivered_whole_within_the_memory_li
     let setup = OrgSetup::new("acme").since(&rfc3339(at - 6_000)).with_file();
     let healthy = recent(&world, "healthy").with_file();
     let mut daemon = start(&world, &[setup.clone(), healthy]);
-    until_within(RECOVERY, "a large page arrives", async || {
+    // An unoptimized build hashes and packs a few megabytes a second.
+    until_within(Duration::from_secs(600), "a large page arrives", async || {
         metric(&mut daemon, "delivered_events_total", &[("org", "acme"), ("destination", "file")]).await
             == Some(5_000.0)
     })
@@ -463,7 +473,7 @@ async fn a_body_that_is_packed_oddly_is_read_right_or_not_at_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn azure_entra_and_s3_may_send_what_they_like_and_only_their_lanes_wait() {
     let gzip = "content-encoding: gzip\r\n";
-    let bomb = Fault::bomb(256);
+    let bomb = bomb();
     let many_headers: String = (0..100_000).map(|n| format!("x-{n}: {n}\r\n")).collect();
     let endless = || says_for_ever(b"HTTP/1.1 500 Oh\r\n\r\n", vec![b' '; 0x10000]);
     let names = [
