@@ -107,7 +107,7 @@ pub struct Chunk {
     pub date: String,
     /// The window whose sweep found the events.
     pub window: Window,
-    /// Number of events, at least 1.
+    /// Number of events; 0 only where the number was settled without events ([`Chunk::void`]).
     pub count: u32,
     /// First and last event time; `None` when no event has one.
     pub first: Option<Second>,
@@ -294,6 +294,18 @@ impl Chunk {
     /// The claim's key relative to the prefix.
     pub fn claim_key(&self) -> String {
         claim_key(&self.id, self.number)
+    }
+
+    /// This number without its events: what is left where a claim's object never came, or is gone. Its claim stays as it is.
+    #[must_use]
+    pub fn void(self) -> Chunk {
+        let sha256 = Sha256::digest(b"").into();
+        let body = gzip(b"", Packing::Stored.gzip_level());
+        Chunk { count: 0, first: None, last: None, sha256, body, ..self }
+    }
+
+    pub fn is_void(&self) -> bool {
+        self.count == 0
     }
 
     /// The uncompressed lines, checked against [`Chunk::sha256`].

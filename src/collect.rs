@@ -131,16 +131,21 @@ impl From<SourceError> for Failed {
     }
 }
 
+/// How an org is read.
+pub fn policy(settings: &OrgSettings, phase: i64) -> Policy {
+    let source = &settings.source;
+    Policy {
+        poll_interval: whole_seconds(source.poll_interval),
+        overlap: whole_seconds(source.overlap),
+        settle: whole_seconds(source.settle),
+        rescan_after: source.rescan_after.iter().map(|age| whole_seconds(*age)).collect(),
+        phase,
+    }
+}
+
 impl Collector {
     pub fn new(parts: Parts) -> Collector {
-        let source = &parts.settings.source;
-        let policy = Policy {
-            poll_interval: whole_seconds(source.poll_interval),
-            overlap: whole_seconds(source.overlap),
-            settle: whole_seconds(source.settle),
-            rescan_after: source.rescan_after.iter().map(|age| whole_seconds(*age)).collect(),
-            phase: parts.phase,
-        };
+        let policy = policy(&parts.settings, parts.phase);
         Collector {
             policy,
             settings: parts.settings,

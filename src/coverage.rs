@@ -157,6 +157,21 @@ impl Coverage {
         self.spans = merged(spans);
     }
 
+    /// Forgets that a window was read: what was journaled of it is not there any more.
+    pub fn uncover(&mut self, window: Window) {
+        let mut spans: Vec<Span> = Vec::with_capacity(self.spans.len() + 1);
+        for span in &self.spans {
+            let before = Span { until: span.until.min(window.from), ..*span };
+            let after = Span { from: span.from.max(window.until), ..*span };
+            if window.is_empty() {
+                spans.push(*span);
+            } else {
+                spans.extend([before, after].into_iter().filter(|part| part.from < part.until));
+            }
+        }
+        self.spans = spans;
+    }
+
     /// The seconds to which a look is owed now, oldest first, clipped to `width` seconds; and, when none is due, the time when the
     /// next one will be.
     ///
@@ -277,6 +292,22 @@ mod tests {
         assert_eq!(coverage.tip(), Some(Second(120)));
         assert_eq!(coverage.settled_until(AGES, None), Some(Second(50)));
         assert_eq!(coverage.unsettled_seconds(AGES, None), 70);
+    }
+
+    #[test]
+    fn a_window_that_is_uncovered_is_a_hole_and_its_neighbours_stay() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(0, 100), Second(100), AGES, &[Second(90)]);
+        coverage.uncover(window(20, 30));
+        assert_eq!(coverage.holes(Second(0)), [window(20, 30)]);
+        assert_eq!(coverage.tip(), Some(Second(100)));
+        assert!(coverage.is_damaged(Second(90)));
+        coverage.uncover(window(50, 50));
+        coverage.uncover(window(80, 200));
+        assert_eq!(coverage.holes(Second(0)), [window(20, 30)]);
+        assert_eq!(coverage.tip(), Some(Second(80)));
+        coverage.uncover(window(-10, 500));
+        assert_eq!(coverage, Coverage::default());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! This file is the contract; [`sqlite`] is what runs, [`memory`] is the reference that passes the same suite (`contract.rs`).
 //! Two transactions change it: **append** (a window's chunks + tally + coverage) and **acknowledge** (checkpoint + receipt +
-//! quarantine). No event exists outside a transaction. A third, **decide**, is a person's word about rows in quarantine.
+//! quarantine). No event exists outside a transaction. A third, **decide**, is a person's word about rows in quarantine; a fourth,
+//! **restore**, puts an org's state back from its archive ([`restore`]).
 //!
 //! *Why a revision instead of running the diff inside the transaction:* an org has one writer. It reads the tally at a revision,
 //! decides, and [`Journal::append`] commits only if that revision is still the current one; diff and update are then one atomic
@@ -15,6 +16,7 @@ pub mod decision;
 pub mod handover;
 pub mod measured;
 pub mod memory;
+pub mod restore;
 pub mod sqlite;
 
 use std::collections::BTreeMap;
@@ -27,6 +29,7 @@ use crate::coverage::Coverage;
 use crate::destination::{DestinationName, Receipt, Refusal, RowId};
 use crate::event::OrgId;
 use decision::Decision;
+use restore::Restore;
 
 /// What is known of an org before its first sweep in this process.
 #[derive(Clone, Debug, PartialEq)]
@@ -249,6 +252,10 @@ pub trait Journal: Send + Sync {
 
     /// What was decided, newest first, at most `limit`.
     async fn decisions(&self, org: &OrgId, limit: u32) -> Result<Vec<Decision>, JournalError>;
+
+    /// Takes steps of putting an org's state back from its archive, all of them or none. Durable when this returns. Refused, with
+    /// nothing changed, where chunks do not continue what is kept.
+    async fn restore(&self, org: &OrgId, steps: Vec<Restore>) -> Result<(), JournalError>;
 
     async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError>;
 

@@ -35,6 +35,7 @@
 //! | how an org is put together | [`org`], [`supervisor`] |
 //! | what `check` tries, and where a new trial goes | [`probe`], [`trial`], [`destination::Destination::check`] |
 //! | how an archive is proven to be whole | [`verify`] |
+//! | how lost state comes back from the archive | [`recovery`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
@@ -75,6 +76,7 @@ pub mod org;
 pub mod probe;
 pub mod problem;
 pub mod pulumi;
+pub mod recovery;
 pub mod report;
 pub mod retry;
 pub mod secret;

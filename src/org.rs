@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Second, whole_seconds};
 use crate::collect::{self, Collector, Until};
 use crate::config::settings::{OrgSettings, Settings};
+use crate::destination::file::reading::FolderReader;
 use crate::destination::s3::client::Connections;
+use crate::destination::s3::reading::BucketReader;
 use crate::destination::sentinel::Sentinel;
 use crate::destination::sentinel::credential::Credentials;
 use crate::destination::{Destination, DestinationName, file, s3};
@@ -26,6 +28,7 @@ use crate::lane::{self, Lane};
 use crate::problem::{PauseReason, Problem};
 use crate::pulumi::budget::HostBudgets;
 use crate::pulumi::client::Client;
+use crate::recovery::{Outcome, Place, Recovery, Source};
 use crate::report::{OrgReport, Reports};
 use crate::retry;
 
@@ -70,6 +73,11 @@ impl Shared {
 /// How often a part that cannot be set up (an unreadable `ca_file`, a disk that fails) is tried again.
 const SET_UP_PAUSE: Duration = Duration::from_secs(30);
 
+/// How often a recovery that a person has to help is tried again.
+const RECOVERY_PAUSE: Duration = Duration::from_secs(30);
+/// Pieces of an archive that a recovery reads at once: hides the way to the store.
+const READ_AT_ONCE: usize = 8;
+
 /// One org and what it shares.
 #[derive(Clone)]
 pub struct Org {
@@ -90,6 +98,7 @@ impl Org {
     /// Collects and delivers until stopped, or until nothing is due and everything is delivered or paused.
     pub async fn run(self, until: Until) {
         let Some(state) = self.open().await else { return };
+        let Some(state) = self.recovered(state, until).await else { return };
         for (destination, first) in &state.added {
             if *first > 0 {
                 tracing::warn!(
@@ -136,6 +145,50 @@ impl Org {
                     self.report.source().paused(&disk(&error));
                     self.report.first_sweep_ended();
                     self.pause(SET_UP_PAUSE).await?;
+                }
+            }
+        }
+    }
+
+    /// The org's state, put back from its archive where the journal is empty or older. `None` when it ends here: stopped, or, where
+    /// only what is due is wanted, a person has to act first.
+    async fn recovered(&self, state: OrgState, until: Until) -> Option<OrgState> {
+        let source = self.report.source();
+        let lanes = self.settings.destinations();
+        let policy = collect::policy(&self.settings, self.phase);
+        let recovery = Recovery {
+            org: &self.settings.id,
+            lanes: &lanes,
+            journal: &*self.shared.journal,
+            policy: &policy,
+            clock: &self.shared.clock,
+            party: Some(source),
+        };
+        let mut state = state;
+        loop {
+            let outcome = match archives(&self.settings, &self.shared.s3, &self.shared.clock) {
+                Ok(mut sources) => tokio::select! {
+                    () = self.stop.cancelled() => return None,
+                    outcome = recovery.run(&state, &mut sources) => outcome.map_err(Problem::from),
+                },
+                // A journal that is whole goes on; its lane says what is wrong.
+                Err(_) if state.start.is_some() => return Some(state),
+                Err(problem) => Err(problem),
+            };
+            match outcome {
+                Ok(Outcome::Nothing) => return Some(state),
+                Ok(Outcome::Recovered) => {
+                    source.ok();
+                    return self.open().await;
+                }
+                Err(problem) => {
+                    source.paused(&problem);
+                    self.report.first_sweep_ended();
+                    if until == Until::NothingDue {
+                        return None;
+                    }
+                    self.pause(RECOVERY_PAUSE).await?;
+                    state = self.open().await?;
                 }
             }
         }
@@ -273,6 +326,31 @@ pub fn destination(
             Ok(Box::new(file::destination(folder, &settings.id)))
         }
     }
+}
+
+/// The archives of an org, to recover from.
+///
+/// # Errors
+/// When the settings name a file that cannot be used.
+pub fn archives(
+    settings: &OrgSettings,
+    connections: &Connections,
+    clock: &Clock,
+) -> Result<Vec<Source>, Problem> {
+    let mut sources = Vec::new();
+    // Where both hold the same, the one that is near and answers at once is read.
+    if let Some(folder) = &settings.file {
+        let reader = || Box::new(FolderReader::new(&folder.path, &settings.id)) as Box<dyn Place>;
+        let readers = (0..READ_AT_ONCE).map(|_| reader()).collect();
+        sources.push(Source { name: DestinationName::File, readers });
+    }
+    if let Some(bucket) = &settings.s3 {
+        let reader = || BucketReader::new(bucket, &settings.id, connections, clock);
+        let readers: Result<Vec<_>, _> = (0..READ_AT_ONCE).map(|_| reader()).collect();
+        let readers = readers?.into_iter().map(|reader| Box::new(reader) as Box<dyn Place>).collect();
+        sources.push(Source { name: DestinationName::S3, readers });
+    }
+    Ok(sources)
 }
 
 fn disk(error: &JournalError) -> Problem {

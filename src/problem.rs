@@ -52,16 +52,20 @@ pub enum WaitReason {
     Throttled,
     Backoff,
     JournalFull,
+    /// Its state is being put back from the archive.
+    Recovering,
 }
 
 impl WaitReason {
-    pub const ALL: [WaitReason; 3] = [WaitReason::Throttled, WaitReason::Backoff, WaitReason::JournalFull];
+    pub const ALL: [WaitReason; 4] =
+        [WaitReason::Throttled, WaitReason::Backoff, WaitReason::JournalFull, WaitReason::Recovering];
 
     pub fn as_str(self) -> &'static str {
         match self {
             WaitReason::Throttled => "throttled",
             WaitReason::Backoff => "backoff",
             WaitReason::JournalFull => "journal_full",
+            WaitReason::Recovering => "recovering",
         }
     }
 }

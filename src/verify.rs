@@ -12,9 +12,9 @@
 //! *Why an empty object is accepted under any claim:* a number whose object never came is settled in that way after a lost state
 //! directory. It is named, not passed over.
 
-mod claim;
+pub(crate) mod claim;
 mod finding;
-mod object;
+pub(crate) mod object;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +36,7 @@ use crate::destination::archive::Obstacle;
 use crate::event::{OrgId, hex};
 
 /// Longest claim: its coverage has a span for each damaged second.
-const CLAIM_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const CLAIM_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Event keys remembered, the newest of them, to find an event that is archived twice.
 const KEYS_MAX: usize = 300_000;
 /// Notes kept.
@@ -474,7 +474,7 @@ impl<R: Reader> Walk<'_, R> {
 }
 
 /// `00000000000000000012`, and in no other form.
-fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     let is_number = text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit());
     // One below the largest, so that there is always a next.
     text.parse().ok().filter(|number| is_number && *number < u64::MAX)

@@ -99,6 +99,24 @@ impl Tally {
         new
     }
 
+    /// Counts an event that is journaled already, as when the pages were lost. The page of its minute must have been read.
+    pub fn put_back(&mut self, event: &Event) {
+        let (minute, identity) = (minute(event), short(&event.identity.0));
+        let page = self.pages.entry(minute).or_default();
+        if minute == TIMELESS_MINUTE && page.len() >= TIMELESS_IDENTITIES_MAX && !page.contains_key(&identity)
+        {
+            self.overflowed = true;
+            return;
+        }
+        let payload = short_payload(&event.payload);
+        let journaled = page.entry(identity).or_default();
+        match journaled.iter_mut().find(|entry| entry.payload == payload && entry.renditions.is_empty()) {
+            Some(entry) => entry.count += 1,
+            None => journaled.push(Journaled { payload, count: 1, renditions: Vec::new() }),
+        }
+        self.changed.insert(minute);
+    }
+
     /// Whether events without a plausible time no longer fit.
     pub fn overflowed(&self) -> bool {
         self.overflowed

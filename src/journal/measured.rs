@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::decision::Decision;
+use super::restore::Restore;
 use super::{
     Acknowledge, Append, Journal, JournalError, OrgState, Outstanding, Quarantined, TallyPage, Usage,
 };
@@ -97,6 +98,10 @@ impl Journal for Measured {
 
     async fn decisions(&self, org: &OrgId, limit: u32) -> Result<Vec<Decision>, JournalError> {
         self.journal.decisions(org, limit).await
+    }
+
+    async fn restore(&self, org: &OrgId, steps: Vec<Restore>) -> Result<(), JournalError> {
+        self.journal.restore(org, steps).await
     }
 
     async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError> {

@@ -15,6 +15,7 @@ use crate::coverage::Coverage;
 use crate::destination::{DestinationName, Receipt, Refusal, RowId};
 use crate::event::OrgId;
 use crate::journal::decision::{Action, DECISIONS_KEPT, Decision};
+use crate::journal::restore::{Begin, MARK, Part, Restore, Restored};
 use crate::journal::{
     Acknowledge, Append, Journal, JournalError, NOTE_BYTES_MAX, OrgState, Outstanding, PROVISIONAL_ROWS_MAX,
     QUARANTINE_ROWS_MAX, Quarantined, TIMELESS_MINUTE, TallyPage, Usage, WINDOWS_KEPT, WindowRecord,
@@ -106,6 +107,73 @@ impl Org {
 
     fn bytes_from(&self, from: u64) -> u64 {
         self.chunks.range(from..).map(|(_, (chunk, _))| (chunk.body.len() + chunk.claim.len()) as u64).sum()
+    }
+}
+
+/// Steps of putting back what an archive holds.
+impl Org {
+    fn begin(&mut self, begin: Begin) -> Result<(), JournalError> {
+        let Begin { next, link, mark } = begin;
+        if !(self.oldest() < next && next <= self.next) {
+            self.chunks.clear();
+        }
+        self.chunks.split_off(&next);
+        if self.chunks.last_key_value().is_some_and(|(_, (chunk, _))| Link::of_claim(&chunk.claim) != link) {
+            return Err(JournalError::Conflict(format!("chunk {next} does not continue what is kept")));
+        }
+        self.revision += 1;
+        (self.start, self.tally_floor) = (None, None);
+        self.coverage = Coverage::default();
+        self.tally.clear();
+        (self.next, self.link) = (next, Some(link));
+        for lane in self.lanes.values_mut() {
+            lane.checkpoint = lane.checkpoint.min(next);
+            lane.receipts.split_off(&next);
+            lane.quarantine.split_off(&RowId { chunk: next, row: 0 });
+        }
+        self.notes.insert(MARK.to_owned(), mark);
+        Ok(())
+    }
+
+    fn part(&mut self, id: &OrgId, part: Part) -> Result<(), JournalError> {
+        self.marked()?;
+        for chunk in part.chunks {
+            let link = self.link.unwrap_or(Link::FIRST);
+            if chunk.id != *id || chunk.number != self.next || chunk.previous != link {
+                return Err(JournalError::Conflict(format!("chunk {} is not the next", chunk.number)));
+            }
+            (self.next, self.link) = (chunk.number + 1, Some(Link::of_claim(&chunk.claim)));
+            self.chunks.insert(chunk.number, (chunk, part.now));
+        }
+        self.tally.extend(part.tally.into_iter().map(|page| (page.minute, page.body)));
+        Ok(())
+    }
+
+    fn done(&mut self, restored: Restored) -> Result<(), JournalError> {
+        self.marked()?;
+        let kept = self.oldest()..=self.next;
+        if restored.next != self.next || restored.checkpoints.values().any(|next| !kept.contains(next)) {
+            return Err(JournalError::Conflict(format!(
+                "not all is put back before chunk {}",
+                restored.next
+            )));
+        }
+        self.revision += 1;
+        self.start = restored.start;
+        self.coverage = restored.coverage;
+        self.tally_floor = restored.tally_floor;
+        for (name, checkpoint) in restored.checkpoints {
+            self.lanes.entry(name).or_default().checkpoint = checkpoint;
+        }
+        self.notes.remove(MARK);
+        Ok(())
+    }
+
+    fn marked(&self) -> Result<(), JournalError> {
+        match self.notes.contains_key(MARK) {
+            true => Ok(()),
+            false => Err(JournalError::Conflict("nothing is being put back".to_owned())),
+        }
     }
 }
 
@@ -319,6 +387,21 @@ impl Journal for MemoryJournal {
         let orgs = self.orgs();
         let decisions = orgs.get(org).map(|org| org.decisions.iter().rev().take(limit as usize).cloned());
         Ok(decisions.map(Iterator::collect).unwrap_or_default())
+    }
+
+    async fn restore(&self, id: &OrgId, steps: Vec<Restore>) -> Result<(), JournalError> {
+        self.change(id, |org| {
+            let mut changed = org.clone();
+            for step in steps {
+                match step {
+                    Restore::Begin(begin) => changed.begin(begin),
+                    Restore::Part(part) => changed.part(id, part),
+                    Restore::Done(restored) => changed.done(restored),
+                }?;
+            }
+            *org = changed;
+            Ok(())
+        })
     }
 
     async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError> {

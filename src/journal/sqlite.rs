@@ -11,6 +11,7 @@ mod checksum;
 pub mod damage;
 mod fault;
 mod lock;
+mod restoring;
 mod rows;
 mod schema;
 mod store;
@@ -32,6 +33,7 @@ use crate::clock::Second;
 use crate::destination::{DestinationName, Refusal, RowId};
 use crate::event::OrgId;
 use crate::journal::decision::Decision;
+use crate::journal::restore::Restore;
 use crate::journal::{
     Acknowledge, Append, Journal, JournalError, NOTE_BYTES_MAX, OrgState, Outstanding, Quarantined,
     TallyPage, Usage,
@@ -292,6 +294,11 @@ impl Journal for SqliteJournal {
             None => Ok(Vec::new()),
         })
         .await
+    }
+
+    async fn restore(&self, org: &OrgId, steps: Vec<Restore>) -> Result<(), JournalError> {
+        let org = org.clone();
+        self.write(move |t| restoring::restore(t, &org, &steps)).await
     }
 
     async fn usage(&self, org: &OrgId) -> Result<Usage, JournalError> {

@@ -228,7 +228,7 @@ pub(super) const FAMILIES: &[Family] = &[
         name: "waiting",
         kind: MetricType::GAUGE,
         labels: &["destination", "reason"],
-        help: "1 while this lane (or source) waits and needs nobody: throttled, backoff, journal_full.",
+        help: "1 while this lane (or source) waits and needs nobody: throttled, backoff, journal_full, recovering.",
         series: |org, show| {
             org.parties(|name, party| {
                 for (reason, level) in zip(WaitReason::ALL, &party.waiting) {

@@ -9,23 +9,23 @@ use crate::event::OrgId;
 
 /// A claim, and what its texts mean.
 #[derive(Clone, Debug)]
-pub(super) struct Read {
-    pub(super) claim: Claim,
-    pub(super) window: Option<Window>,
-    pub(super) first: Option<Second>,
-    pub(super) last: Option<Second>,
+pub(crate) struct Read {
+    pub(crate) claim: Claim,
+    pub(crate) window: Option<Window>,
+    pub(crate) first: Option<Second>,
+    pub(crate) last: Option<Second>,
     /// Midnight of the date its object lies under; `None` where its times do not say.
-    pub(super) day: Option<Second>,
+    pub(crate) day: Option<Second>,
 }
 
 impl Read {
     /// Where the object must lie, whatever `key` says.
-    pub(super) fn object_key(&self, id: &OrgId, number: u64) -> Option<String> {
+    pub(crate) fn object_key(&self, id: &OrgId, number: u64) -> Option<String> {
         self.day.map(|day| object_key(id, &day.date(), number))
     }
 }
 
-pub(super) fn check(bytes: &[u8], id: &OrgId, number: u64, wrong: &mut Findings) -> Option<Read> {
+pub(crate) fn check(bytes: &[u8], id: &OrgId, number: u64, wrong: &mut Findings) -> Option<Read> {
     let place = claim_key(id, number);
     let claim = match serde_json::from_slice::<Claim>(bytes) {
         Ok(claim) => claim,
@@ -103,7 +103,7 @@ pub(super) fn check(bytes: &[u8], id: &OrgId, number: u64, wrong: &mut Findings)
 }
 
 /// Reads a time as it is written here, and in no other form.
-pub(super) fn second(text: &str) -> Option<Second> {
+pub(crate) fn second(text: &str) -> Option<Second> {
     Second::parse_rfc3339(text).filter(|at| at.to_string() == text)
 }
 

@@ -34,19 +34,19 @@ const KEYS_MAX: usize = 100_000;
 
 /// What an object holds.
 #[derive(Debug, Default)]
-pub(super) struct Object {
-    pub(super) wrong: Findings,
+pub(crate) struct Object {
+    pub(crate) wrong: Findings,
     pub(super) events: u64,
     /// Of its lines, unpacked.
     pub(super) bytes: u64,
     /// Enough of each key to tell it from all others.
     pub(super) keys: Vec<(u64, u128)>,
     /// It unpacks to nothing: its number was settled without events.
-    pub(super) is_void: bool,
+    pub(crate) is_void: bool,
 }
 
 /// `before` is how many events may lie in the chunks before this one: no ordinal can be higher.
-pub(super) fn check(read: &Read, id: &OrgId, number: u64, place: &str, body: &[u8], before: u64) -> Object {
+pub(crate) fn check(read: &Read, id: &OrgId, number: u64, place: &str, body: &[u8], before: u64) -> Object {
     let mut object = Object::default();
     let claim = &read.claim;
     let wrong = |kind, what: &str| Wrong::new(kind, number, place, what);

@@ -25,6 +25,7 @@ mod lateness;
 mod proving;
 mod quarantine;
 mod reading;
+mod recovery;
 mod referees;
 mod restarts;
 mod sameness;

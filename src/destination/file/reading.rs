@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::{Fault, Folder};
 use crate::destination::archive::{Obstacle, Store};
 use crate::event::OrgId;
+use crate::recovery::Place;
 use crate::verify::Reader;
 
 /// Most keys given at once.
@@ -16,7 +17,7 @@ const KEYS_AT_ONCE: usize = 1_000;
 /// Directories inside one another; an archive has two below an org.
 const DEPTH_MAX: usize = 8;
 
-/// A directory, to be read only.
+/// A directory, to be read; recovery alone asks for its store.
 pub struct FolderReader {
     folder: Folder,
     root: PathBuf,
@@ -108,6 +109,12 @@ impl Reader for FolderReader {
 
     async fn read(&mut self, key: &str, bytes_max: usize) -> Result<Option<Bytes>, Obstacle> {
         Store::read(&mut self.folder, key, bytes_max).await
+    }
+}
+
+impl Place for FolderReader {
+    fn store(&mut self) -> &mut dyn Store {
+        &mut self.folder
     }
 }
 

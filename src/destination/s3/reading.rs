@@ -10,9 +10,10 @@ use crate::config::settings::S3Settings;
 use crate::destination::archive::{Obstacle, Store};
 use crate::event::OrgId;
 use crate::problem::Problem;
+use crate::recovery::Place;
 use crate::verify::Reader;
 
-/// A bucket, below its prefix, to be read only.
+/// A bucket, below its prefix, to be read; recovery alone asks for its store.
 pub struct BucketReader {
     bucket: Bucket,
     /// What is listed, the last key given, and whether there is more.
@@ -83,5 +84,11 @@ impl Reader for BucketReader {
 
     async fn read(&mut self, key: &str, bytes_max: usize) -> Result<Option<Bytes>, Obstacle> {
         Store::read(&mut self.bucket, key, bytes_max).await
+    }
+}
+
+impl Place for BucketReader {
+    fn store(&mut self) -> &mut dyn Store {
+        &mut self.bucket
     }
 }
