@@ -3,6 +3,7 @@
 //! One file for each command below this one. Results go to standard output, errors to standard error: what is wrong, where, and what
 //! to do. A command decides nothing about delivery; it loads the configuration and calls what does.
 
+mod adopt;
 mod check;
 mod config;
 mod coverage;
@@ -247,6 +248,13 @@ enum Command {
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
 
+    /// End the pause `fenced`: go on from what another instance has archived in this one's place
+    ///
+    /// Stop that instance for good, and this daemon, first. What the other archived is taken over, and only events that it does not have
+    /// are numbered anew behind it. Nothing is lost; a row may be in Sentinel twice, under one key. Without --yes it says what it
+    /// would do, and changes nothing but numbers that have no object: those are settled with an empty one.
+    Adopt(AdoptFlags),
+
     /// Show or explain the configuration, or write a first one
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -307,6 +315,18 @@ pub struct StatusFlags {
     /// Print nothing; exit 0 if the daemon is alive and 1 if not
     #[arg(long, conflicts_with = "json")]
     pub healthcheck: bool,
+}
+
+/// `adopt`.
+#[derive(Clone, Debug, Args)]
+pub struct AdoptFlags {
+    /// The fenced organization, by its id
+    #[arg(long, value_name = "ID")]
+    pub org: String,
+
+    /// Do it: the other instance is stopped and will not come back
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// `verify`.
@@ -566,6 +586,7 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
         Command::Verify(flags) => verify::verify(&global, &flags, out),
         Command::Coverage(flags) => coverage::coverage(&global, &flags, out),
         Command::Quarantine(command) => quarantine::quarantine(&global, &command, out),
+        Command::Adopt(flags) => adopt::adopt(&global, &flags, out),
         Command::Config(ConfigCommand::Show) => config::show(&global, out),
         Command::Config(ConfigCommand::Schema { file }) => config::schema(file, out),
         Command::Config(ConfigCommand::Reference) => config::reference(out),

@@ -20,6 +20,7 @@ use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Acknowledge, Journal, JournalError};
 use crate::metrics::{Delivery, OrgMetrics};
 use crate::problem::{PauseReason, Problem, WaitReason};
+use crate::recovery::adopt::Passed;
 use crate::report::Party;
 use crate::retry;
 
@@ -93,6 +94,7 @@ impl Lane {
     /// Delivers until stopped; the delivery under way is finished first, so that its answer is not lost. `drained` is cancelled
     /// when nothing more will be journaled: then the lane ends as soon as it has delivered everything or is paused.
     pub async fn run(mut self, drained: CancellationToken) {
+        let passed = Passed::load(&*self.journal, &self.org, self.name).await;
         while !self.stop.is_cancelled() {
             // Seen before the journal is asked, so that a commit after the question ends the wait below, and the last commit of all
             // is not taken for the end of what there is to deliver.
@@ -114,6 +116,11 @@ impl Lane {
                 }
             };
             self.figures(false).await;
+            if passed.contains(chunk.number) {
+                let reference = "acknowledged before, under another number".to_owned();
+                self.acknowledge(&chunk, Receipt { reference, ..Receipt::default() }).await;
+                continue;
+            }
             let begun = Instant::now();
             let backlog = JournalBacklog { journal: self.journal.clone(), org: self.org.clone() };
             let answer = self.destination.deliver(&chunk, &backlog).await;

@@ -26,6 +26,7 @@ mod rebuild;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -224,7 +225,11 @@ impl Recovery<'_> {
         extent: Extent,
         base: Base,
     ) -> Result<Outcome, Failed> {
-        let restored = self.rebuild(sources, index, extent, &base, self.journal).await?;
+        let mut restored = self.rebuild(sources, index, extent, &base, self.journal).await?;
+        if base.keeps.is_some() {
+            let own = self.journal.open(self.org, self.lanes).await?.checkpoints;
+            further(&mut restored.checkpoints, &own);
+        }
         let (next, start) = (restored.next, restored.start);
         self.journal.restore(self.org, vec![Restore::Done(restored)]).await?;
         tracing::warn!(
@@ -311,6 +316,14 @@ impl Recovery<'_> {
             }
         }
         Ok(windows)
+    }
+}
+
+/// Lanes have passed what either the archive or the journal's own kept part says: that part leads up to the archive's.
+fn further(checkpoints: &mut BTreeMap<DestinationName, u64>, own: &BTreeMap<DestinationName, u64>) {
+    for (name, own) in own {
+        let checkpoint = checkpoints.entry(*name).or_insert(*own);
+        *checkpoint = (*checkpoint).max(*own);
     }
 }
 

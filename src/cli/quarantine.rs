@@ -7,7 +7,7 @@ mod decide;
 mod show;
 #[cfg(test)]
 mod tests;
-mod who;
+pub(super) mod who;
 
 use std::io::Write;
 

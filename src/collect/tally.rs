@@ -117,6 +117,15 @@ impl Tally {
         self.changed.insert(minute);
     }
 
+    /// Counts an event as one more occurrence, and returns that occurrence's key. The page of its minute must have been read.
+    pub fn one_more(&mut self, event: &Event) -> EventKey {
+        let page = self.pages.get(&minute(event));
+        let journaled = page.and_then(|page| page.get(&short(&event.identity.0)));
+        let before = journaled.into_iter().flatten().map(|entry| u64::from(entry.count)).sum();
+        self.put_back(event);
+        EventKey::new(&event.identity, before)
+    }
+
     /// Whether events without a plausible time no longer fit.
     pub fn overflowed(&self) -> bool {
         self.overflowed

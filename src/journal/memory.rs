@@ -151,8 +151,8 @@ impl Org {
 
     fn done(&mut self, restored: Restored) -> Result<(), JournalError> {
         self.marked()?;
-        let kept = self.oldest()..=self.next;
-        if restored.next != self.next || restored.checkpoints.values().any(|next| !kept.contains(next)) {
+        let oldest = self.oldest();
+        if restored.next != self.next || restored.checkpoints.values().any(|next| *next > self.next) {
             return Err(JournalError::Conflict(format!(
                 "not all is put back before chunk {}",
                 restored.next
@@ -163,7 +163,7 @@ impl Org {
         self.coverage = restored.coverage;
         self.tally_floor = restored.tally_floor;
         for (name, checkpoint) in restored.checkpoints {
-            self.lanes.entry(name).or_default().checkpoint = checkpoint;
+            self.lanes.entry(name).or_default().checkpoint = checkpoint.max(oldest);
         }
         self.notes.remove(MARK);
         Ok(())

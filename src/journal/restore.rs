@@ -53,6 +53,6 @@ pub struct Restored {
     /// As a check: the number that follows the last chunk put back.
     pub next: u64,
     pub tally_floor: Option<Second>,
-    /// Of the lanes that the archive knows; other lanes stay where they are.
+    /// Of the lanes that the archive knows; other lanes stay where they are. One before the oldest chunk kept begins there.
     pub checkpoints: BTreeMap<DestinationName, u64>,
 }

@@ -102,14 +102,7 @@ impl Recovery<'_> {
             }
         };
 
-        if base.keeps.is_some() {
-            // What the journal kept of its own is older than the archive, and right as far as it goes.
-            let state = journal.open(self.org, self.lanes).await?;
-            for (name, own) in state.checkpoints {
-                let checkpoint = checkpoints.entry(name).or_insert(own);
-                *checkpoint = (*checkpoint).max(own);
-            }
-        } else {
+        if base.keeps.is_none() {
             checkpoints.values_mut().for_each(|checkpoint| *checkpoint = (*checkpoint).max(low));
         }
         Ok(Restored { start: summary.start, coverage, next: extent.next, tally_floor: floor, checkpoints })

@@ -9,7 +9,7 @@ const PASSWD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const NAME_CHARACTERS_MAX: usize = 64;
 
 /// `ada (uid 1000)`, `uid 1000` where no name is known, `root (uid 0), through sudo by ada`.
-pub(super) fn who() -> String {
+pub(in crate::cli) fn who() -> String {
     let uid = std::fs::metadata("/proc/self").ok().map(|process| process.uid());
     let mut passwd = Vec::new();
     let read =

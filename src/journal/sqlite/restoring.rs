@@ -72,8 +72,7 @@ fn part(t: &Transaction<'_>, org: &mut OrgRow, part: &Part) -> Result<(), Fault>
 
 fn done(t: &Transaction<'_>, org: &mut OrgRow, restored: &Restored) -> Result<(), Fault> {
     marked(t, org)?;
-    let kept = org.oldest..=org.next;
-    if restored.next != org.next || restored.checkpoints.values().any(|next| !kept.contains(next)) {
+    if restored.next != org.next || restored.checkpoints.values().any(|next| *next > org.next) {
         return Err(Fault::conflict(format!(
             "not all of `{}` is put back before chunk {}",
             org.id, restored.next
@@ -85,15 +84,16 @@ fn done(t: &Transaction<'_>, org: &mut OrgRow, restored: &Restored) -> Result<()
     org.set_coverage(t, &restored.coverage)?;
     let mut lanes = LaneRow::all(t, org)?;
     for (destination, checkpoint) in &restored.checkpoints {
+        let checkpoint = (*checkpoint).max(org.oldest);
         let lane = lanes.remove(destination);
         org.lanes += u64::from(lane.is_none());
         let lane = lane.unwrap_or(LaneRow {
             destination: *destination,
-            checkpoint: *checkpoint,
+            checkpoint,
             configured: false,
             quarantined: 0,
         });
-        LaneRow { checkpoint: *checkpoint, ..lane }.write(t, org)?;
+        LaneRow { checkpoint, ..lane }.write(t, org)?;
     }
     rows::set_note(t, org, MARK, None)
 }
