@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::decision::{Action, DECISIONS_KEPT, Decision};
 use super::memory::MemoryJournal;
+use super::restore::{Begin, MARK, Part, Restore, Restored};
 use super::sqlite::SqliteJournal;
 use super::*;
 use crate::chunk::{Claim, Cut, Mode, NewEvent, Packing, Summary};
@@ -785,6 +786,118 @@ async fn writers_of_many_orgs_and_lanes_do_not_disturb_each_other(journal: Arc<d
     assert_eq!(journal.orgs().await.unwrap().len(), 10);
 }
 
+fn begin(next: u64, link: Link) -> Restore {
+    Restore::Begin(Begin { next, link, mark: b"mark".to_vec() })
+}
+
+fn part(chunks: Vec<Chunk>, tally: Vec<TallyPage>) -> Restore {
+    Restore::Part(Part { chunks, tally, now: Second(DAY) })
+}
+
+fn done(next: u64, checkpoints: &[(DestinationName, u64)]) -> Restore {
+    Restore::Done(Restored {
+        start: Some(Second(DAY)),
+        coverage: coverage(DAY + 300),
+        next,
+        tally_floor: Some(Second(DAY - 60)),
+        checkpoints: checkpoints.iter().copied().collect(),
+    })
+}
+
+async fn what_is_put_back_counts_with_the_last_step(journal: &dyn Journal) {
+    let mut collector = Collector::open(journal, acme(), &[S3, SENTINEL]).await;
+    // As an archive whose first chunks every lane has passed would give them.
+    (collector.next, collector.link) = (7, Link([9; 32]));
+    let seven = collector.cut(&[DAY, DAY + 1]);
+    (collector.next, collector.link) = (8, Link::of_claim(&seven[0].claim));
+    let eight = collector.cut(&[DAY + 2]);
+    let page = TallyPage { minute: 5, body: vec![1] };
+
+    journal.restore(&acme(), vec![begin(7, Link([9; 32]))]).await.unwrap();
+    journal.restore(&acme(), vec![part(seven.clone(), vec![page.clone()])]).await.unwrap();
+    assert_eq!(journal.note(&acme(), MARK).await.unwrap().as_deref(), Some(&b"mark"[..]));
+    let state = journal.open(&acme(), &[S3, SENTINEL]).await.unwrap();
+    assert_eq!((state.start, state.next), (None, 8));
+    assert_eq!(state.coverage, Coverage::default());
+    assert_eq!(journal.tally(&acme(), 0, 10).await.unwrap(), std::slice::from_ref(&page));
+
+    // Begun again, as after a crash.
+    journal.restore(&acme(), vec![begin(7, Link([9; 32]))]).await.unwrap();
+    assert_eq!(journal.tally(&acme(), i64::MIN, i64::MAX).await.unwrap(), []);
+    assert_eq!(journal.chunk(&acme(), 7).await.unwrap(), None);
+    let timeless = TallyPage { minute: TIMELESS_MINUTE, body: vec![2] };
+    let steps = vec![part(seven.clone(), vec![page]), part(eight.clone(), vec![timeless])];
+    journal.restore(&acme(), steps).await.unwrap();
+    let steps = vec![done(9, &[(S3, 9), (SENTINEL, 8), (FILE, 3)])];
+    journal.restore(&acme(), steps).await.unwrap();
+
+    let state = journal.open(&acme(), &[S3, SENTINEL]).await.unwrap();
+    assert_eq!(journal.note(&acme(), MARK).await.unwrap(), None);
+    assert_eq!((state.start, state.next, state.tally_floor), (Some(Second(DAY)), 9, Some(Second(DAY - 60))));
+    assert_eq!((state.coverage, state.link), (coverage(DAY + 300), Link::of_claim(&eight[0].claim)));
+    assert_eq!(state.checkpoints, BTreeMap::from([(S3, 9), (SENTINEL, 8)]));
+    assert_eq!(journal.chunk(&acme(), 7).await.unwrap(), Some(seven[0].clone()));
+    assert_eq!(journal.tally(&acme(), i64::MIN, i64::MAX).await.unwrap().len(), 2);
+    let with_file = journal.open(&acme(), &[FILE]).await.unwrap();
+    assert_eq!(with_file.checkpoints[&FILE], 7, "its next chunk is not kept any more: the oldest is");
+    // And it goes on like any other.
+    let mut collector = Collector::open(journal, acme(), &[S3, SENTINEL]).await;
+    let append = collector.append(collector.cut(&[DAY + 9]));
+    collector.commit(append).await.unwrap();
+}
+
+async fn chunks_that_stay_lead_up_to_those_put_back(journal: &dyn Journal) {
+    let mut collector = Collector::open(journal, acme(), &[S3, SENTINEL]).await;
+    for at in [DAY, DAY + 1, DAY + 2] {
+        let append = collector.append(collector.cut(&[at]));
+        collector.commit(append).await.unwrap();
+    }
+    for lane in [S3, SENTINEL] {
+        for number in 0..3 {
+            let acknowledge =
+                Acknowledge { destination: lane, chunk: number, receipt: Receipt::default(), now: NEVER };
+            journal.acknowledge(&acme(), acknowledge).await.unwrap();
+        }
+    }
+    let kept = journal.chunk(&acme(), 1).await.unwrap().unwrap();
+    let link = Link::of_claim(&kept.claim);
+    (collector.next, collector.link) = (2, link);
+    let other = collector.cut(&[DAY + 5, DAY + 6]);
+
+    let wrong = journal.restore(&acme(), vec![begin(2, Link([1; 32]))]).await;
+    assert!(matches!(wrong, Err(JournalError::Conflict(_))), "{wrong:?}");
+    let steps = vec![begin(2, link), part(other.clone(), Vec::new()), done(3, &[(S3, 3)])];
+    journal.restore(&acme(), steps).await.unwrap();
+    let state = journal.open(&acme(), &[S3, SENTINEL]).await.unwrap();
+    assert_eq!((state.next, state.link), (3, Link::of_claim(&other[0].claim)));
+    assert_eq!(
+        state.checkpoints,
+        BTreeMap::from([(S3, 3), (SENTINEL, 2)]),
+        "what it sent of the old 2 says nothing"
+    );
+    assert_eq!(journal.chunk(&acme(), 1).await.unwrap(), Some(kept));
+    assert_eq!(journal.chunk(&acme(), 2).await.unwrap(), Some(other[0].clone()));
+}
+
+async fn steps_that_do_not_fit_change_nothing(journal: &dyn Journal) {
+    let collector = Collector::open(journal, acme(), &[S3]).await;
+    let chunks = collector.cut(&[DAY]);
+    let fresh = journal.open(&acme(), &[S3]).await.unwrap();
+    for steps in [
+        vec![part(chunks.clone(), Vec::new())],
+        vec![done(0, &[])],
+        vec![begin(0, Link::FIRST), part(chunks.clone(), Vec::new()), done(2, &[])],
+        vec![begin(0, Link::FIRST), part(chunks.clone(), Vec::new()), done(1, &[(S3, 2)])],
+        vec![begin(3, Link([7; 32])), part(chunks.clone(), Vec::new())],
+    ] {
+        let refused = journal.restore(&acme(), steps).await;
+        assert!(matches!(refused, Err(JournalError::Conflict(_))), "{refused:?}");
+        assert_eq!(journal.open(&acme(), &[S3]).await.unwrap(), fresh);
+        assert_eq!(journal.note(&acme(), MARK).await.unwrap(), None);
+        assert_eq!(journal.chunk(&acme(), 0).await.unwrap(), None);
+    }
+}
+
 macro_rules! contract {
     ($($name:ident,)*) => {
         mod memory_keeps_the_contract {
@@ -819,6 +932,9 @@ macro_rules! contract {
 }
 
 contract! {
+    what_is_put_back_counts_with_the_last_step,
+    chunks_that_stay_lead_up_to_those_put_back,
+    steps_that_do_not_fit_change_nothing,
     a_new_org_is_empty,
     an_org_that_was_never_opened_has_nothing_and_takes_nothing,
     an_append_commits_all_of_its_parts,
