@@ -61,6 +61,13 @@ impl Default for MemoryJournal {
     }
 }
 
+/// A copy of it as it is now, as of a state directory.
+impl Clone for MemoryJournal {
+    fn clone(&self) -> MemoryJournal {
+        MemoryJournal { instance: self.instance.clone(), orgs: Mutex::new(self.orgs().clone()) }
+    }
+}
+
 impl MemoryJournal {
     pub fn new() -> MemoryJournal {
         MemoryJournal::default()
