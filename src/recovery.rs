@@ -167,13 +167,10 @@ impl Recovery<'_> {
     /// What a person has to change; the archive is as it was but for empty objects, and the org must not begin.
     pub async fn run(&self, state: &OrgState, sources: &mut [Source]) -> Result<Outcome, Failed> {
         let mark = self.journal.note(self.org, MARK).await?;
-        let mark: Option<Mark> = match mark {
-            // Whatever else stands there: everything is put back then.
-            Some(bytes) => {
-                Some(serde_json::from_slice(&bytes).unwrap_or(Mark { keeps: false, uncover: Vec::new() }))
-            }
-            None => None,
-        };
+        // Whatever else stands there: everything is put back then.
+        let unreadable = || Mark { keeps: false, uncover: Vec::new() };
+        let mark: Option<Mark> =
+            mark.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_else(|_| unreadable()));
         let is_empty = state.start.is_none() && state.next == 0 && state.coverage.spans().is_empty();
         if mark.is_none() && !is_empty {
             // A journal that knows the archive's end needs nothing; one that cannot ask goes on.

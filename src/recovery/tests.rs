@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::adopt::Passed;
 use super::rebuild::events;
 use super::*;
-use crate::chunk::{Chunk, Cut, Mode, NewEvent, Packing, Summary, gzip};
+use crate::chunk::{Chunk, Cut, Mode, Packing, Summary, gzip};
 use crate::collect::tally::Tally;
 use crate::config::settings::FileSettings;
 use crate::coverage::Coverage;
@@ -298,7 +298,8 @@ async fn the_archive_that_reaches_further_is_recovered_from() {
 
 #[tokio::test]
 async fn what_cannot_be_believed_is_a_pause_that_names_it_and_changes_nothing() {
-    let damages: [(&str, fn(&Path, &[Chunk])); 5] = [
+    type Damage = (&'static str, fn(&Path, &[Chunk]));
+    let damages: [Damage; 5] = [
         ("it is missing between others", |root, chunks| {
             std::fs::remove_file(root.join(chunks[1].claim_key())).unwrap();
         }),

@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::delivery::binary;
 use crate::forwarder::{again, bare, drained, err, is_complete, out, party, paused, recent, start};
@@ -278,7 +279,7 @@ async fn a_recovery_killed_five_times_in_the_middle_ends_all_the_same() {
     for kills in 1..=5 {
         let before = world.s3().proxy.ledger.total();
         daemon = again(&world);
-        until("the recovery is under way", async || world.s3().proxy.ledger.total() >= before + 4 * kills)
+        until("the recovery is under way", async || world.s3().proxy.ledger.total() >= before + 2 * kills)
             .await;
         assert!(!daemon.log().contains("the org goes on from its archive"), "too late: {}", daemon.log());
         kill(daemon).await;
