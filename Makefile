@@ -1,15 +1,17 @@
 # Every command sets up what it needs by itself: it takes a Rust toolchain, a C compiler and Python 3.
-# What others wrote and the tests use (an S3 server, the vendors' clients, cargo-deny) goes into .tools, nowhere else.
+# What others wrote and the tests use (an S3 server, the vendors' clients, cargo-deny, cargo-mutants) goes into .tools, nowhere else.
 
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := .tools/bin/cargo-deny
+CARGO_MUTANTS_VERSION := 27.1.0
+CARGO_MUTANTS := .tools/bin/cargo-mutants
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test crash-sweep fuzz soak lint bench bench-orgs tools clean
+.PHONY: help demo test lint crash-sweep fuzz mutants design-mutants soak bench bench-orgs tools clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 13
+	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 demo: ## watch events travel over real HTTP while things break, then see them counted
 	sh tests/tools.sh demo
@@ -33,6 +35,12 @@ lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	$(CARGO_DENY) --locked --log-level warn check bans licenses sources
 	python3 .ci/dependency-table.py
+
+mutants: $(CARGO_MUTANTS) ## spoil the decision core in hundreds of places: do its tests notice? FILE=src/retry.rs for one file
+	nice -n 10 python3 tests/mutation/core.py $(FILE)
+
+design-mutants: ## make the mistakes this daemon could have been designed with: does the simulator notice? MUTANT=no-overlap for one
+	nice -n 10 python3 tests/mutation/design.py $(MUTANT)
 
 bench: ## what an event costs in CPU time, whole and step by step, and memory: five minutes or so
 	sh tests/tools.sh demo
@@ -59,4 +67,9 @@ clean: ## remove everything that these commands made
 $(CARGO_DENY):
 	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=.tools/build \
 		cargo install --quiet --debug --locked --root .tools cargo-deny --version $(CARGO_DENY_VERSION)
+	rm -rf .tools/build
+
+$(CARGO_MUTANTS):
+	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=.tools/build \
+		cargo install --quiet --debug --locked --root .tools cargo-mutants --version $(CARGO_MUTANTS_VERSION)
 	rm -rf .tools/build

@@ -191,6 +191,51 @@ mod tests {
     }
 
     #[test]
+    fn years_without_an_rfc_3339_form_are_shown_as_the_nearest_that_has_one() {
+        assert_eq!(Second(i64::MIN).to_string(), "0000-01-01T00:00:00Z");
+        assert_eq!(Second(i64::MAX).to_string(), "9999-12-31T23:59:59Z");
+        assert_eq!(Second::parse_rfc3339("2026-11-21"), None);
+    }
+
+    #[test]
+    fn a_day_begins_at_midnight_also_before_1970() {
+        assert_eq!(Second(1_795_256_100).midnight(), Second(1_795_219_200));
+        assert_eq!(Second(-1).midnight(), Second(-86_400));
+        assert_eq!(Second(-1).date(), "1969-12-31");
+    }
+
+    #[test]
+    fn a_window_holds_its_first_second_and_not_its_last_edge() {
+        let window = Window::new(Second(10), Second(13));
+        let inside: Vec<i64> = (8..16).filter(|at| window.contains(Second(*at))).collect();
+        assert_eq!(inside, [10, 11, 12]);
+        assert_eq!((window.seconds(), window.is_empty()), (3, false));
+        for until in [10, 9] {
+            let window = Window::new(Second(10), Second(until));
+            assert_eq!((window.seconds(), window.is_empty()), (0, true));
+        }
+        assert_eq!(window.to_string(), "1970-01-01T00:00:10Z/1970-01-01T00:00:13Z");
+    }
+
+    #[test]
+    fn time_beyond_the_end_stays_at_the_end() {
+        assert_eq!(Second(5).saturating_add(7), Second(12));
+        assert_eq!(Second(i64::MAX).saturating_add(7), Second(i64::MAX));
+        assert_eq!(whole_seconds(Duration::from_millis(2_999)), 2);
+        assert_eq!(whole_seconds(Duration::MAX), i64::MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulated_clock_shows_its_start_and_moves_with_tokios() {
+        let clock = Clock::simulated(Second(1_795_256_100));
+        assert_eq!(clock.now(), Second(1_795_256_100));
+        tokio::time::advance(Duration::from_millis(61_500)).await;
+        assert_eq!(clock.now(), Second(1_795_256_161));
+        assert_eq!(clock.since_epoch(), Duration::from_millis(1_795_256_161_500));
+        assert_eq!(format!("{clock:?}"), "Clock(2026-11-21T10:16:01Z)");
+    }
+
+    #[test]
     fn a_single_second_cannot_be_halved() {
         assert_eq!(Window::new(Second(5), Second(6)).halves(), None);
         assert_eq!(

@@ -24,6 +24,7 @@ use crate::event::Event;
 use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Append, Journal, JournalError, OrgState, TIMELESS_MINUTE, WindowRecord};
 use crate::metrics::OrgMetrics;
+use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem, WaitReason};
 use crate::pulumi::budget::Urgency;
 use crate::pulumi::client::{Client, SourceError};
@@ -435,6 +436,10 @@ impl Collector {
         let new = outcome.odd.len() as u64;
         append.window =
             Some(WindowRecord { window, kind: kind.as_str().to_owned(), read_at: now, seen, new });
+        if mutant::is(Mutant::CoverageBeforeChunks) {
+            self.append(Append { chunks: vec![], tally: vec![], ..append.clone() }).await?;
+            append.revision += 1;
+        }
         self.append(append).await?;
 
         self.count(kind, now, &outcome.odd);

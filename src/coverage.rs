@@ -249,6 +249,115 @@ mod tests {
         Window::new(Second(from), Second(until))
     }
 
+    fn span(from: i64, until: i64) -> Span {
+        Span { from: Second(from), until: Second(until), read_at: Second(until), age: 0, damaged: false }
+    }
+
+    #[test]
+    fn a_stored_form_out_of_order_is_refused() {
+        let stored = |spans: &[Span]| Coverage::from_spans(spans.to_vec());
+        assert_eq!(stored(&[span(0, 5), span(5, 9), span(20, 21)]).unwrap().spans().len(), 3);
+        for damaged in [
+            &[span(5, 5)][..],
+            &[span(5, 4)],
+            &[span(0, 6), span(5, 9)],
+            &[span(5, 9), span(0, 5)],
+            &[span(0, 5), span(7, 7), span(8, 9)],
+        ] {
+            assert_eq!(stored(damaged), Err(Disordered), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn holes_lie_between_the_start_and_the_tip_and_nowhere_else() {
+        let coverage =
+            Coverage::from_spans(vec![span(10, 20), span(20, 30), span(40, 50), span(51, 60)]).unwrap();
+        assert_eq!(coverage.tip(), Some(Second(60)));
+        assert_eq!(coverage.holes(Second(0)), [window(0, 10), window(30, 40), window(50, 51)]);
+        assert_eq!(coverage.holes(Second(10)), [window(30, 40), window(50, 51)]);
+        assert_eq!(coverage.holes(Second(25)), [window(30, 40), window(50, 51)], "a start inside a span");
+        assert_eq!(coverage.holes(Second(35)), [window(35, 40), window(50, 51)]);
+        assert_eq!(coverage.holes(Second(70)), []);
+        let cursors = [0, 10, 25, 30, 45, 70].map(|start| coverage.cursor(Second(start)).0);
+        assert_eq!(cursors, [0, 30, 30, 30, 50, 70]);
+        assert_eq!(Coverage::default().tip(), None);
+    }
+
+    #[test]
+    fn a_damaged_second_is_damaged_from_its_beginning_to_its_end() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(0, 10), Second(10), AGES, &[Second(0), Second(4), Second(5), Second(9)]);
+        let damaged: Vec<i64> = (-1..12).filter(|at| coverage.is_damaged(Second(*at))).collect();
+        assert_eq!(damaged, [0, 4, 5, 9]);
+        assert_eq!(coverage.damaged_seconds(), 4);
+        coverage.cover(window(5, 6), Second(60), AGES, &[]);
+        assert!(coverage.is_damaged(Second(4)) && !coverage.is_damaged(Second(5)));
+    }
+
+    #[test]
+    fn looks_are_gathered_until_a_quarter_of_the_distance_to_the_previous_age() {
+        let ages = &[100, 500][..];
+        let mut coverage = Coverage::default();
+        coverage.cover(window(0, 1_000), Second(1_000), ages, &[]);
+        // Owed at 100 is what was younger when it was read: 900 to 1,000, 25 seconds at a time; at 500: 500 to 1,000, 100 at a time.
+        assert_eq!(coverage.look(Second(1_000), ages, 1_000, None), Look::At(Second(1_025)));
+        assert_eq!(coverage.look(Second(1_024), ages, 1_000, None), Look::At(Second(1_025)));
+        assert_eq!(coverage.look(Second(1_025), ages, 1_000, None), Look::Due(window(900, 925)));
+        assert_eq!(
+            coverage.look(Second(1_025), ages, 10, None),
+            Look::Due(window(900, 910)),
+            "no wider than asked"
+        );
+        assert_eq!(coverage.look(Second(1_025), ages, 0, None), Look::Due(window(900, 901)));
+        assert_eq!(
+            coverage.look(Second(1_100), ages, 1_000, None),
+            Look::Due(window(500, 600)),
+            "the oldest age first"
+        );
+        // The end of a run is not waited for longer than until it is old enough itself.
+        let mut short = Coverage::default();
+        short.cover(window(0, 10), Second(10), ages, &[]);
+        assert_eq!(short.look(Second(10), ages, 1_000, None), Look::At(Second(111)));
+        assert_eq!(short.look(Second(110), ages, 1_000, None), Look::At(Second(111)));
+        assert_eq!(short.look(Second(111), ages, 1_000, None), Look::Due(window(0, 10)));
+        assert_eq!(Coverage::default().look(Second(1_000), ages, 1_000, None), Look::Nothing);
+    }
+
+    #[test]
+    fn what_is_owed_is_told_apart_by_the_gaps_between_it() {
+        let mut coverage = Coverage::default();
+        for from in [0, 10, 30] {
+            coverage.cover(window(from, from + 10), Second(from + 10), AGES, &[]);
+        }
+        assert_eq!(coverage.unsettled_seconds(AGES, None), 30);
+        assert_eq!(coverage.settled_until(AGES, None), Some(Second(0)));
+        assert_eq!(coverage.unsettled_seconds(AGES, Some(Second(15))), 15);
+        assert_eq!(coverage.unsettled_seconds(AGES, Some(Second(20))), 10);
+        assert_eq!(coverage.settled_until(AGES, Some(Second(20))), Some(Second(30)));
+        assert_eq!(coverage.settled_until(AGES, Some(Second(40))), Some(Second(40)), "the tip");
+        assert_eq!(coverage.unsettled_seconds(&[], None), 0, "without later looks nothing is owed");
+        assert_eq!(coverage.look(Second(100), AGES, 1_000, None), Look::Due(window(0, 20)), "up to the gap");
+    }
+
+    #[test]
+    fn an_empty_window_covers_nothing() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(5, 5), Second(10), AGES, &[]);
+        coverage.cover(window(5, 4), Second(10), AGES, &[]);
+        assert_eq!(coverage, Coverage::default());
+    }
+
+    #[test]
+    fn of_spans_that_are_joined_the_earliest_look_is_remembered() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(0, 5), Second(9), AGES, &[]);
+        coverage.cover(window(5, 10), Second(8), AGES, &[]);
+        coverage.cover(window(12, 15), Second(7), AGES, &[]);
+        let read: Vec<_> =
+            coverage.spans().iter().map(|span| (span.from.0, span.until.0, span.read_at.0)).collect();
+        assert_eq!(read, [(0, 10, 8), (12, 15, 7)]);
+    }
+
     #[test]
     fn the_cursor_stops_at_the_first_hole() {
         let mut coverage = Coverage::default();
@@ -348,6 +457,34 @@ mod tests {
             }
             for (at, cell) in cells.iter().enumerate().take_while(|(_, cell)| cell.is_some()) {
                 prop_assert!(coverage.cursor(Second(0)) > Second(at as i64) || cell.is_none());
+            }
+        }
+
+        /// The same model, when time was wrong: nothing is left beyond now, and from the floor on nothing of age.
+        #[test]
+        fn what_is_taken_back_agrees_with_one_cell_a_second(
+            reads in prop::collection::vec((0i64..60, 1i64..30, 0i64..40, prop::option::of(0i64..60)), 1..8),
+            now in 0i64..100,
+            floor in prop::option::of(0i64..100),
+        ) {
+            let mut coverage = Coverage::default();
+            for (from, length, later, damaged) in reads {
+                let window = window(from, from + length);
+                let damaged: Vec<Second> = damaged.map(Second).into_iter().filter(|at| window.contains(*at)).collect();
+                coverage.cover(window, Second(window.until.0 + later), AGES, &damaged);
+            }
+            let cells = |coverage: &Coverage| -> Vec<Option<(i64, bool)>> {
+                let of = |at: i64| coverage.spans().iter().find(|s| s.from.0 <= at && at < s.until.0);
+                (0..100).map(|at| of(at).map(|span| (span.age, span.damaged))).collect()
+            };
+            let before = cells(&coverage);
+            coverage.take_back(Second(now), floor.map(Second));
+            prop_assert!(Coverage::from_spans(coverage.spans().to_vec()).is_ok());
+            for (at, (before, after)) in before.into_iter().zip(cells(&coverage)).enumerate() {
+                let at = at as i64;
+                let old = floor.is_some_and(|floor| at < floor);
+                let expected = before.filter(|_| at < now).map(|(age, damaged)| (if old { age } else { 0 }, damaged));
+                prop_assert_eq!(after, expected, "second {}", at);
             }
         }
     }

@@ -183,6 +183,34 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_written_and_read_as_its_text() {
+        let org = OrgId::new("acme-1_x").unwrap();
+        assert_eq!((org.as_str(), org.to_string().as_str()), ("acme-1_x", "acme-1_x"));
+        let json = serde_json::to_string(&org).unwrap();
+        assert_eq!(json, "\"acme-1_x\"");
+        assert_eq!(serde_json::from_str::<OrgId>(&json).unwrap(), org);
+        assert!(serde_json::from_str::<OrgId>("\"../acme\"").is_err());
+    }
+
+    #[test]
+    fn where_one_value_ends_and_the_next_begins_is_part_of_the_identity() {
+        let of = |values: &[&[u8]]| {
+            let mut hasher = IdentityHasher::new(&OrgId::new("acme").unwrap());
+            values.iter().for_each(|value| hasher.value(value));
+            hasher.finish()
+        };
+        assert_ne!(of(&[b"ab", b"c"]), of(&[b"a", b"bc"]));
+        assert_ne!(of(&[b"ab"]), of(&[b"ab", b""]));
+    }
+
+    #[test]
+    fn hashes_are_shown_as_hexadecimal_and_cut_in_logs() {
+        assert_eq!(hex(&[0x00, 0x0f, 0xa5, 0xff]), "000fa5ff");
+        assert_eq!(format!("{:?}", Identity([0xa5; 32])), "Identity(a5a5a5a5a5a5a5a5)");
+        assert_eq!(format!("{:?}", Payload([0x5a; 32])), "Payload(5a5a5a5a5a5a5a5a)");
+    }
+
+    #[test]
     fn an_id_that_could_leave_its_folder_is_refused() {
         for bad in ["", "Acme", "a/b", "..", "a b", "é"] {
             assert!(OrgId::new(bad).is_err(), "{bad}");

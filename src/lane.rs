@@ -19,6 +19,7 @@ use crate::event::OrgId;
 use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Acknowledge, Journal, JournalError};
 use crate::metrics::{Delivery, OrgMetrics};
+use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem, WaitReason};
 use crate::recovery::adopt::Passed;
 use crate::report::Party;
@@ -123,6 +124,9 @@ impl Lane {
             }
             let begun = Instant::now();
             let backlog = JournalBacklog { journal: self.journal.clone(), org: self.org.clone() };
+            if mutant::is(Mutant::AcknowledgedBeforeAnswer) {
+                self.acknowledge(&chunk, Receipt::default()).await;
+            }
             let answer = self.destination.deliver(&chunk, &backlog).await;
             self.metrics.lane(self.name).delivery_duration.observe(begun.elapsed().as_secs_f64());
             let paused = matches!(answer, Answer::Paused(_));

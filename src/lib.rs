@@ -72,6 +72,7 @@ pub mod journal;
 pub mod lane;
 pub mod log;
 pub mod metrics;
+pub mod mutant;
 pub mod org;
 pub mod probe;
 pub mod problem;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::clock::Second;
+use crate::mutant::{self, Mutant};
 
 /// First and longest pause of the backoff.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -46,7 +47,8 @@ pub fn retry_after(value: &str, now: Second) -> Option<Duration> {
         let at = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
         at.checked_sub(u64::try_from(now.0).ok()?)?
     };
-    (seconds > 0).then(|| Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+    (seconds > 0 || mutant::is(Mutant::RetryAtOnce))
+        .then(|| Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 use crate::chunk::Mode;
 use crate::clock::{Second, Window};
 use crate::coverage::{Coverage, Look};
+use crate::mutant::{self, Mutant};
 
 /// What a sweep is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,7 +147,8 @@ pub fn next(situation: &Situation<'_>, policy: &Policy) -> Next {
 fn head(situation: &Situation<'_>, policy: &Policy) -> Option<Window> {
     let Situation { now, start, .. } = *situation;
     let tip = situation.coverage.tip().unwrap_or(start);
-    let from = start.max(tip.min(now) - policy.overlap).max(now - policy.overlap - 2 * policy.poll_interval);
+    let overlap = if mutant::is(Mutant::NoOverlap) { 0 } else { policy.overlap };
+    let from = start.max(tip.min(now) - overlap).max(now - policy.overlap - 2 * policy.poll_interval);
     let window = above_floor(Window::new(from, now - policy.settle), situation, tip);
     (!window.is_empty()).then_some(window)
 }
@@ -154,6 +156,7 @@ fn head(situation: &Situation<'_>, policy: &Policy) -> Option<Window> {
 fn look(situation: &Situation<'_>, policy: &Policy) -> (Option<Window>, Option<Second>) {
     let Situation { coverage, now, width, tally_floor, .. } = *situation;
     match coverage.look(now, &policy.rescan_after, width, tally_floor) {
+        Look::Due(_) if mutant::is(Mutant::NoLaterLooks) => (None, None),
         Look::Due(window) => (Some(window), None),
         Look::At(at) => (None, Some(at)),
         Look::Nothing => (None, None),
@@ -293,6 +296,119 @@ mod tests {
         let policy = Policy { phase: 100, ..policy() };
         assert_eq!(policy.next_turn(Second(900)), Second(1_000));
         assert_eq!(policy.next_turn(Second(1_000)), Second(1_300));
+    }
+
+    /// Read without a gap until `tip`, all of it long settled.
+    fn settled(until: i64) -> Coverage {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(1_000_000, until), Second(until + 10 * 86_400), &policy().rescan_after, &[]);
+        coverage
+    }
+
+    #[test]
+    fn a_kind_says_how_its_events_came_to_be_found() {
+        let said = [Kind::Head, Kind::Catchup, Kind::Rescan].map(|kind| (kind.as_str(), kind.mode()));
+        assert_eq!(said, [("head", Mode::Live), ("catchup", Mode::Catchup), ("rescan", Mode::Late)]);
+    }
+
+    #[test]
+    fn a_head_sweep_goes_back_over_the_overlap_and_no_further_than_the_settle_time() {
+        let coverage = settled(1_100_000);
+        let policy = Policy { settle: 20, ..policy() };
+        let at = |now| next(&situation(&coverage, now), &policy);
+        let head = |from, until| Next::Sweep { window: window(from, until), kind: Kind::Head };
+        assert_eq!(at(1_100_300), head(1_100_000 - 900, 1_100_280));
+        assert_eq!(at(1_100_600), head(1_100_000 - 900, 1_100_580), "exactly two intervals behind");
+        assert_eq!(at(1_109_000), head(1_109_000 - 1_500, 1_108_980), "what lies between becomes a hole");
+        let ahead = next(&situation(&coverage, 1_099_000), &policy);
+        assert_eq!(ahead, head(1_099_000 - 900, 1_098_980), "a tip in the future");
+    }
+
+    #[test]
+    fn nothing_is_read_before_the_start_nor_again_below_the_tally_floor() {
+        let policy = policy();
+        let head = |from, until| Next::Sweep { window: window(from, until), kind: Kind::Head };
+        let none = Coverage::default();
+        assert_eq!(next(&situation(&none, 1_000_100), &policy), head(1_000_000, 1_000_100));
+        assert_eq!(next(&situation(&none, 1_000_000), &policy), Next::Wait(Second(1_000_001)));
+        let coverage = settled(1_100_000);
+        let floor = |at| Situation { tally_floor: Some(Second(at)), ..situation(&coverage, 1_100_300) };
+        assert_eq!(next(&floor(1_099_500), &policy), head(1_099_500, 1_100_300));
+        assert_eq!(next(&floor(1_090_000), &policy), head(1_099_100, 1_100_300));
+        let beyond = next(&floor(1_100_200), &policy);
+        assert_eq!(beyond, head(1_100_000, 1_100_300), "what was never read is, wherever the floor lies");
+    }
+
+    #[test]
+    fn the_wait_ends_when_a_look_or_a_head_sweep_is_due_whichever_is_first() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(1_000_000, 1_100_300), Second(1_100_300), &policy().rescan_after, &[]);
+        let waits = |now, rescan_after: Vec<i64>| {
+            let now_read = Situation { last_head: Some(Second(now)), ..situation(&coverage, now) };
+            next(&now_read, &Policy { rescan_after, ..policy() })
+        };
+        // The next turns are at multiples of 300.
+        assert_eq!(waits(1_100_300, vec![]), Next::Wait(Second(1_100_400)));
+        assert_eq!(waits(1_100_400, vec![]), Next::Wait(Second(1_100_700)));
+        // Seconds from 1,096,700 on are owed the look at an hour, fifteen minutes of them at once.
+        assert_eq!(waits(1_101_150, vec![3_600]), Next::Wait(Second(1_101_200)));
+        let due = waits(1_101_200, vec![3_600]);
+        assert_eq!(due, Next::Sweep { window: window(1_096_700, 1_097_600), kind: Kind::Rescan });
+    }
+
+    #[test]
+    fn later_looks_and_holes_take_turns() {
+        let mut coverage = Coverage::default();
+        coverage.cover(window(1_050_000, 1_060_000), Second(1_060_000), &policy().rescan_after, &[]);
+        coverage.cover(window(1_100_000, 1_100_300), Second(1_100_300), &policy().rescan_after, &[]);
+        let after = |last_background| {
+            let situation = Situation {
+                last_head: Some(Second(1_100_300)),
+                last: last_background,
+                last_background,
+                ..situation(&coverage, 1_100_300)
+            };
+            match next(&situation, &policy()) {
+                Next::Sweep { kind, window } => (kind, window.seconds()),
+                wait => panic!("{wait:?}"),
+            }
+        };
+        assert_eq!(after(None), (Kind::Rescan, 3_600));
+        assert_eq!(after(Some(Kind::Rescan)), (Kind::Catchup, 3_600));
+        assert_eq!(after(Some(Kind::Catchup)), (Kind::Rescan, 3_600));
+    }
+
+    #[test]
+    fn tallies_are_kept_for_two_days_and_the_overlap_behind_the_tip() {
+        let (policy, start) = (policy(), Second(1_000_000));
+        let coverage = settled(2_000_000);
+        let floor = |known, local| policy.tally_floor(&coverage, known, start, Second(local));
+        assert_eq!(floor(None, 3_000_000), Some(Second(2_000_000 - 172_800 - 900)));
+        assert_eq!(floor(None, 1_900_000), Some(Second(1_900_000 - 172_800 - 900)), "two clocks must agree");
+        assert_eq!(floor(Some(Second(1_900_000)), 3_000_000), Some(Second(1_900_000)), "it never moves back");
+        assert_eq!(policy.tally_floor(&Coverage::default(), None, start, start), None);
+
+        let mut hole = settled(1_200_000);
+        hole.cover(window(1_300_000, 2_000_000), Second(3_000_000), &policy.rescan_after, &[]);
+        assert_eq!(policy.tally_floor(&hole, None, start, Second(3_000_000)), Some(Second(1_200_000)));
+        let mut unsettled = settled(1_200_000);
+        unsettled.cover(window(1_200_000, 2_000_000), Second(1_300_000), &policy.rescan_after, &[]);
+        let owed = Second(1_300_000 - 86_400);
+        assert_eq!(policy.tally_floor(&unsettled, None, start, Second(3_000_000)), Some(owed));
+    }
+
+    #[test]
+    fn a_window_of_the_background_is_at_most_a_week_and_at_least_a_second() {
+        let week = 7 * 86_400;
+        let mut width = Width::default();
+        for _ in 0..20 {
+            width = width.read(window(0, width.seconds()), 12);
+        }
+        assert_eq!(width.seconds(), week);
+        assert_eq!(Width::default().read(window(0, 3_600), 13).seconds(), 3_600, "neither cheap nor dear");
+        assert_eq!(Width::default().read(window(0, 3_600), 40).seconds(), 3_600);
+        assert_eq!(Width::default().read(window(0, 100), 41).seconds(), 50, "half of what was dear");
+        assert_eq!(Width::default().halved(window(0, 9_000)).seconds(), 3_600, "never more than before");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::clock::{Second, Window};
 use crate::event::{Event, Identity};
+use crate::mutant::{self, Mutant};
 use crate::pulumi::wire::{Page, PageToken, Query};
 
 /// More bytes of events than this, and a window is halved, or a dense second is declared damaged: a page is bounded by itself, and
@@ -215,6 +216,12 @@ impl Sweep {
         };
         newest_first(&timed)?;
         self.empty_pages = 0;
+        if mutant::is(Mutant::FollowTokens) {
+            let from = self.window.from;
+            self.count(timed, |at| at >= from);
+            self.token = Some(next);
+            return Ok(None);
+        }
         self.token = None;
         if oldest < self.window.from {
             let from = self.window.from;

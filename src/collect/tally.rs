@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::chunk::NewEvent;
 use crate::event::{Event, EventKey, Identity, Payload};
 use crate::journal::{TIMELESS_MINUTE, TallyPage};
+use crate::mutant::{self, Mutant};
 
 /// Version of a page's bytes.
 const PAGE_VERSION: u8 = 1;
@@ -75,6 +76,9 @@ impl Tally {
             let group = groups.entry(place).or_default();
             if group.is_empty() {
                 order.push(place);
+            }
+            if mutant::is(Mutant::Set) && group.iter().any(|twin| twin.payload == event.payload) {
+                continue;
             }
             group.push(event);
         }
@@ -224,6 +228,9 @@ fn short(hash: &[u8; 32]) -> Short {
 }
 
 fn short_payload(payload: &Payload) -> Short {
+    if mutant::is(Mutant::CountWithoutPayload) {
+        return Short::default();
+    }
     short(&payload.0)
 }
 

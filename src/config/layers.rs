@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::document::Document;
 use super::mistake::Mistake;
 use super::{ENVIRONMENT_PREFIX, ShownValue};
+use crate::mutant;
 
 /// Where a layer's values come from.
 #[derive(Clone)]
@@ -62,7 +63,7 @@ const NESTED_MAX: usize = 100;
 pub(super) fn environment(variables: &[(String, String)]) -> Layer {
     let found: Vec<Variable> = variables
         .iter()
-        .filter(|(name, _)| name != "PAF_CONFIG")
+        .filter(|(name, _)| name != "PAF_CONFIG" && !mutant::is_switch(name))
         .filter_map(|(name, text)| {
             let key = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_ascii_lowercase();
             let key = key.split("__").map(str::to_owned).collect();

@@ -925,3 +925,10 @@ fn a_configuration_that_is_nowhere_says_where_it_was_looked_for() {
         load_in(Some(Path::new("absent.toml")), &surroundings, Secrets::Unread).unwrap_err().to_string();
     assert!(absent.starts_with("absent.toml: cannot be read"), "{absent}");
 }
+
+#[cfg(not(feature = "design-mutants"))]
+#[test]
+fn an_ordinary_build_knows_no_mistakes_on_purpose() {
+    let mistakes = acme("").variable("PAF_MUTANT", "no-overlap").mistakes();
+    assert!(mistakes.contains("PAF_MUTANT"), "{mistakes}");
+}

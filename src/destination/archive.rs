@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use crate::chunk::{CHUNK_LINES_BYTES_MAX, Chunk, Claim, Link};
 use crate::destination::{Answer, Backlog, Destination, DestinationName, Receipt};
 use crate::event::{OrgId, hex};
+use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
 use crate::trial::{How, Outcome, Trial};
 
@@ -187,6 +188,9 @@ impl<S: Store> Archive<S> {
     }
 
     async fn settle(&mut self, chunk: &Chunk) -> Result<Receipt, Obstacle> {
+        if mutant::is(Mutant::ObjectBeforeClaim) {
+            self.object(chunk).await?;
+        }
         let link = Link::of_claim(&chunk.claim);
         if self.claimed != Some(link) {
             self.claim(chunk).await?;
@@ -314,8 +318,125 @@ pub fn lines_of(object: impl Read) -> Lines {
 
 #[cfg(test)]
 mod tests {
+    use super::contract::{Alone, Place, archive, chunk};
     use super::*;
     use crate::chunk::gzip;
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_piece_says_what_it_is_and_an_object_also_what_is_in_it() {
+        let chunk = chunk(7, "one", 3);
+        let pieces = [Piece::Claim, Piece::Probe, Piece::Object(&chunk)];
+        let kinds = pieces.map(Piece::content_type);
+        assert_eq!(kinds, ["application/json", "application/json", "application/x-ndjson"]);
+        assert_eq!((Piece::Claim.metadata(), Piece::Probe.metadata()), (vec![], vec![]));
+        let expected = [
+            ("chunk", "7"),
+            ("sha256", &hex(&chunk.sha256)),
+            ("count", "3"),
+            ("first-time", "2026-11-21T10:15:00Z"),
+            ("last-time", "2026-11-21T10:15:02Z"),
+        ];
+        let metadata = Piece::Object(&chunk).metadata();
+        assert_eq!(metadata, expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn the_receipt_counts_the_claim_and_the_object() {
+        let chunk = chunk(7, "one", 3);
+        let mut archive = archive(&memory::Memory::default());
+        let Answer::Durable(receipt) = archive.deliver(&chunk, &Alone).await else { panic!("not durable") };
+        let bytes = (chunk.claim.len() + chunk.body.len()) as u64;
+        assert_eq!(receipt, Receipt { reference: chunk.object_key(), rows: 3, bytes, ..Receipt::default() });
+    }
+
+    /// Answers of a store, and whether it was asked for anything.
+    struct Said {
+        answer: Result<Creation, Obstacle>,
+        tried: Outcome,
+        changed: bool,
+    }
+
+    #[async_trait]
+    impl Store for Said {
+        fn name(&self) -> DestinationName {
+            DestinationName::S3
+        }
+        fn locate(&self, key: &str) -> String {
+            key.to_owned()
+        }
+        async fn create(&mut self, _: &str, _: &Bytes, _: Piece<'_>) -> Result<Creation, Obstacle> {
+            self.answer.clone()
+        }
+        async fn read(&mut self, _: &str, _: usize) -> Result<Option<Bytes>, Obstacle> {
+            Ok(None)
+        }
+        async fn lines(&mut self, _: &str) -> Result<Option<(Lines, Entry)>, Obstacle> {
+            Ok(None)
+        }
+        async fn secret_changed(&mut self) -> bool {
+            self.changed
+        }
+        async fn check(&mut self, _: &How) -> Vec<Trial> {
+            vec![Trial::new("list", self.tried.clone())]
+        }
+    }
+
+    fn said(answer: Result<Creation, Obstacle>) -> Archive<Said> {
+        let tried = Outcome::Ok("it answers".into());
+        Archive::new(contract::org(), Said { answer, tried, changed: false })
+    }
+
+    #[tokio::test]
+    async fn what_a_store_could_not_do_reaches_the_lane_as_it_is() {
+        let chunk = chunk(0, "one", 1);
+        let ambiguous = said(Err(Obstacle::Ambiguous("reset".into()))).deliver(&chunk, &Alone).await;
+        assert!(matches!(ambiguous, Answer::Ambiguous(cause) if cause == "reset"));
+        let wait = Some(Duration::from_secs(9));
+        let throttled = Obstacle::Throttled { wait, cause: "slow down".into() };
+        let throttled = said(Err(throttled)).deliver(&chunk, &Alone).await;
+        assert!(matches!(throttled, Answer::Throttled { wait: asked, .. } if asked == wait));
+        let gone = said(Ok(Creation::Exists)).deliver(&chunk, &Alone).await;
+        assert!(matches!(gone, Answer::Ambiguous(cause) if cause.contains("exists and is absent")));
+    }
+
+    #[tokio::test]
+    async fn the_archive_is_named_after_its_store_and_asks_it_for_changed_secrets() {
+        for changed in [true, false] {
+            let mut archive = said(Ok(Creation::Exists));
+            archive.store.changed = changed;
+            assert_eq!(archive.name(), DestinationName::S3);
+            assert_eq!(archive.secret_changed().await, changed);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_write_probe_is_tried_only_when_it_is_asked_for_and_the_store_is_in_order() {
+        let created = || Ok(Creation::New(Entry { status: 200, reference: "tag".into() }));
+        let how = |write_probe| How { write_probe, clock: Clock::system() };
+        let tried = |trials: &[Trial]| trials.iter().map(|trial| trial.tried).collect::<Vec<_>>();
+        assert_eq!(tried(&said(created()).check(&how(false)).await), ["list"]);
+        let trials = said(created()).check(&how(true)).await;
+        assert_eq!(tried(&trials), ["list", "write"]);
+        let Outcome::Failed(problem) = &trials[1].outcome else { panic!("{trials:?}") };
+        assert!(problem.cause.contains("created twice"), "{}", problem.cause);
+        let mut unreachable = said(created());
+        unreachable.store.tried = Outcome::unreachable("no answer".into());
+        assert_eq!(tried(&unreachable.check(&how(true)).await), ["list"]);
+    }
+
+    #[tokio::test]
+    async fn a_claim_in_hand_is_not_asked_for_again() {
+        let place = memory::Memory::default();
+        let (first, second) = (chunk(0, "one", 1), chunk(1, "one", 1));
+        let mut archive = archive(&place);
+        assert!(matches!(archive.deliver(&first, &Alone).await, Answer::Durable(_)));
+        place.store().remove(&first.claim_key());
+        assert!(matches!(archive.deliver(&first, &Alone).await, Answer::Durable(_)));
+        assert_eq!(place.store().read(&first.claim_key(), 1).await.unwrap(), None);
+        assert!(matches!(archive.deliver(&second, &Alone).await, Answer::Durable(_)));
+        assert!(place.store().read(&second.claim_key(), 1).await.unwrap().is_some());
+    }
 
     #[test]
     fn lines_are_the_same_whatever_the_compression() {

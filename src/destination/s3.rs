@@ -45,6 +45,7 @@ use crate::destination::archive::{
     Archive, Creation, Entry, Lines, Obstacle, Piece, SHA256_METADATA, Store, lines_of,
 };
 use crate::event::OrgId;
+use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
 use crate::trial::{How, Trial};
 
@@ -258,6 +259,12 @@ impl Bucket {
     }
 }
 
+/// What a design mutant takes for success.
+fn mistaken(refused: &Refused) -> bool {
+    mutant::is(Mutant::TakenIsSuccess) && refused.meaning == Meaning::Exists
+        || mutant::is(Mutant::ConflictIsExists) && refused.cause.contains(": 409")
+}
+
 /// What was found, if anything.
 fn present<T>(got: Result<T, Refused>) -> Result<Option<T>, Refused> {
     match got {
@@ -299,6 +306,9 @@ impl Store for Bucket {
             .await;
         let output = match created {
             Ok(output) => output,
+            Err(refused) if mistaken(&refused) => {
+                return Ok(Creation::New(Entry { status: 200, reference: String::new() }));
+            }
             Err(refused) if refused.meaning == Meaning::Exists => return Ok(Creation::Exists),
             // A bucket without Object Lock refuses the whole request; Amazon's says why, in words, others do not.
             Err(refused) if lock.is_some() && refused.cause.contains("Object Lock") => {

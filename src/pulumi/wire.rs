@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Second;
 use crate::event::{Event, IdentityHasher, Odd, OrgId, Payload};
+use crate::mutant::{self, Mutant};
 
 /// 2015-01-01: no audit event is older than the service.
 const PLAUSIBLE_FROM: Second = Second(1_420_070_400);
@@ -233,7 +234,7 @@ pub fn read_event(raw: Bytes, org: &OrgId, now: Second) -> Event {
             ] {
                 identity.value(&identity_bytes(lexeme));
             }
-            identity.value(b"");
+            identity.value(&identity_bytes(parts.user.filter(|_| mutant::is(Mutant::IdentityWithAvatar))));
             let texts = [parts.event, parts.description, parts.source_ip, parts.token_id, parts.actor_urn];
             let flags = [parts.require_org_admin, parts.require_stack_admin, parts.auth_failure];
             odd.unknown_field = parts.unknown;

@@ -15,6 +15,13 @@ use crate::trial::{How, Trial};
 #[derive(Clone, Default)]
 pub(super) struct Memory(Arc<Mutex<BTreeMap<String, Bytes>>>);
 
+impl Memory {
+    /// As no forwarder does it.
+    pub(super) fn remove(&self, key: &str) {
+        self.0.lock().unwrap().remove(key);
+    }
+}
+
 #[async_trait]
 impl Store for Memory {
     fn name(&self) -> DestinationName {

@@ -10,6 +10,8 @@ use aws_sdk_s3::error::{ConnectorError, ErrorMetadata, ProvideErrorMetadata, Sdk
 use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
+use crate::mutant::{self, Mutant};
+
 /// Most characters kept of what a store says in its own words.
 const WORDS_MAX: usize = 300;
 
@@ -223,7 +225,7 @@ fn retry_after(response: &HttpResponse) -> Option<Duration> {
             u64::try_from(date(text)?.checked_sub(date(header("date")?)?)?).ok()?
         }
     };
-    (seconds > 0).then(|| Duration::from_secs(seconds))
+    (seconds > 0 || mutant::is(Mutant::RetryAtOnce)).then(|| Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::chunk::gzip;
 use crate::clock::{Clock, Second};
 use crate::event::hex;
 use crate::http::{Failure, Request, Response, Transport};
+use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
 use crate::retry::retry_after;
 use crate::secret::Secret;
@@ -157,6 +158,8 @@ impl Client {
             }
             // An answer of something in between: nobody knows whether Azure has seen the rows.
             200 | 202 | 204 => Verdict::Ambiguous(format!("{cause}, with a body that is not Azure's")),
+            401 if mutant::is(Mutant::DropOn401) => Verdict::Accepted { status, reference: String::new(), bytes },
+            413 if mutant::is(Mutant::DropOn413) => Verdict::Accepted { status, reference: String::new(), bytes },
             401 => Verdict::Unauthorized { cause: error.full(status) },
             400 if error.is("InvalidStream") => self.configuration(
                 error.full(status),
