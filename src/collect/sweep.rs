@@ -132,10 +132,6 @@ impl Sweep {
         (sweep, query)
     }
 
-    pub fn requests(&self) -> u32 {
-        self.requests
-    }
-
     /// Takes an answer in.
     pub fn answer(&mut self, page: Page) -> Step {
         self.read += page.events.len() as u64;
@@ -715,6 +711,239 @@ mod tests {
         let mut server = server((0..20).map(|n| (100 + n, 0)).collect());
         let (mut sweep, query) = Sweep::new(window(100, 120), limits);
         assert!(matches!(sweep.answer(server.answer(&query)), Step::Halve));
+    }
+
+    fn bounds(after: i64, before: i64) -> Query {
+        Query { after: Second(after), before: Second(before), token: None, kind: None }
+    }
+
+    fn asked(step: Step) -> Query {
+        match step {
+            Step::Ask(query) => query,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn complete(step: Step) -> Reading {
+        match step {
+            Step::Complete(reading) => reading,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_bound_moves_down_to_the_second_that_may_be_cut() {
+        let (mut sweep, query) = Sweep::new(window(100, 110), Limits::default());
+        assert_eq!(query, bounds(99, 110));
+        let first = page(vec![event(109, 0, 0), event(107, 0, 0), event(105, 0, 0)], Some("a"));
+        assert_eq!(asked(sweep.answer(first)), bounds(99, 106));
+        let second = page(vec![event(105, 0, 0), event(105, 0, 3), event(100, 0, 0)], Some("b"));
+        assert_eq!(asked(sweep.answer(second)), bounds(99, 101));
+        let reading = complete(sweep.answer(page(vec![event(100, 0, 0), event(99, 0, 0)], Some("c"))));
+        assert_eq!((reading.requests, reading.read, reading.events.len()), (3, 8, 5));
+    }
+
+    #[test]
+    fn an_event_above_the_asked_bounds_is_an_error() {
+        let (mut sweep, _) = Sweep::new(window(100, 110), Limits::default());
+        let step = sweep.answer(page(vec![event(111, 0, 0)], None));
+        assert!(matches!(step, Step::Stuck(Stuck::OutOfBounds { at: Second(111), .. })));
+    }
+
+    #[test]
+    fn an_empty_page_that_gives_its_own_token_again_is_an_error() {
+        let (mut sweep, _) = Sweep::new(window(100, 110), Limits::default());
+        asked(sweep.answer(page(vec![], Some("a"))));
+        assert!(matches!(sweep.answer(page(vec![], Some("a"))), Step::Stuck(Stuck::SameToken)));
+    }
+
+    #[test]
+    fn a_page_with_events_ends_the_count_of_empty_ones() {
+        let (mut sweep, _) = Sweep::new(window(0, 110), Limits::default());
+        for round in (1..=3).rev() {
+            for n in 0..10 {
+                asked(sweep.answer(page(vec![], Some(&n.to_string()))));
+            }
+            let at = round * 20;
+            let query = asked(sweep.answer(page(vec![event(at + 1, 0, 0), event(at, 0, 0)], Some("x"))));
+            assert_eq!(query, bounds(-1, at + 1), "the token is not followed once there are events");
+        }
+    }
+
+    #[test]
+    fn a_window_is_halved_beyond_its_bounds_and_a_single_second_never() {
+        let events = |range: std::ops::Range<i64>| range.rev().map(|at| event(at, 0, 0)).collect::<Vec<_>>();
+        let limits = Limits { events_max: 3, ..Limits::default() };
+        let (mut sweep, _) = Sweep::new(window(100, 120), limits);
+        assert!(matches!(sweep.answer(page(events(116..120), Some("a"))), Step::Ask(_)), "three are counted");
+        assert!(matches!(sweep.answer(page(events(115..117), Some("a"))), Step::Halve), "a fourth");
+
+        let limits = Limits { requests_max: 2, ..Limits::default() };
+        let (mut sweep, _) = Sweep::new(window(100, 120), limits);
+        assert!(matches!(sweep.answer(page(events(115..120), Some("a"))), Step::Ask(_)));
+        assert!(matches!(sweep.answer(page(events(110..116), Some("a"))), Step::Halve), "a third request");
+        let (mut sweep, _) = Sweep::new(window(100, 102), limits);
+        assert!(matches!(sweep.answer(page(vec![], Some("a"))), Step::Ask(_)));
+        assert!(matches!(sweep.answer(page(vec![], Some("b"))), Step::Halve));
+        let (mut sweep, _) = Sweep::new(window(100, 101), limits);
+        for token in ["a", "b", "c"] {
+            assert!(matches!(sweep.answer(page(vec![], Some(token))), Step::Ask(_)), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_second_shown_beside_the_bound_is_asked_for_by_itself_and_the_larger_count_believed() {
+        let (mut sweep, _) = Sweep::new(window(100, 110), Limits::default());
+        let wide = page(vec![event(110, 0, 0), event(109, 0, 0), event(109, 0, 1)], Some("a"));
+        assert_eq!(asked(sweep.answer(wide)), bounds(99, 109));
+        let reading = complete(sweep.answer(page(vec![event(109, 0, 0), event(105, 0, 0)], None)));
+        assert_eq!(
+            identities(reading.events),
+            identities([event(109, 0, 0), event(109, 0, 1), event(105, 0, 0)])
+        );
+    }
+
+    #[test]
+    fn two_answers_that_contradict_each_other_on_a_second_make_it_a_dense_one() {
+        let (mut sweep, _) = Sweep::new(window(100, 110), Limits::default());
+        let wide = page(vec![event(110, 0, 0), event(109, 0, 0)], Some("a"));
+        assert_eq!(asked(sweep.answer(wide)), bounds(99, 109));
+        let without = page(vec![event(108, 0, 0), event(107, 0, 0)], Some("b"));
+        assert_eq!(asked(sweep.answer(without)), bounds(108, 110), "looked at alone");
+
+        let (mut sweep, _) = Sweep::new(window(100, 110), Limits::default());
+        let above = page(vec![event(110, 0, 0), event(110, 0, 3)], Some("a"));
+        assert_eq!(asked(sweep.answer(above)), bounds(99, 109));
+        let without = page(vec![event(108, 0, 0), event(107, 0, 0)], Some("b"));
+        assert_eq!(
+            asked(sweep.answer(without)),
+            bounds(99, 108),
+            "nothing was shown of it: no contradiction"
+        );
+
+        let (mut sweep, _) = Sweep::new(window(100, 110), Limits::default());
+        asked(sweep.answer(page(vec![event(110, 0, 0), event(109, 0, 0)], Some("a"))));
+        let with = page(vec![event(109, 0, 0), event(107, 0, 0)], Some("b"));
+        assert_eq!(asked(sweep.answer(with)), bounds(99, 108), "shown by both: no contradiction");
+    }
+
+    /// A sweep of one dense second, after the page that showed it.
+    fn dense(kinds: &[u8], limits: Limits) -> (Sweep, Query) {
+        let (mut sweep, _) = Sweep::new(window(105, 106), limits);
+        let query =
+            asked(sweep.answer(page(kinds.iter().map(|kind| event(105, *kind, 0)).collect(), Some("first"))));
+        (sweep, query)
+    }
+
+    fn of_kind(query: &Query) -> Option<&str> {
+        query.kind.as_deref()
+    }
+
+    #[test]
+    fn the_walk_through_a_dense_second_ends_at_a_token_seen_before_and_after_so_many_pages() {
+        let (mut sweep, query) = dense(&[0], Limits::default());
+        assert_eq!(query, bounds(104, 106));
+        let query = asked(sweep.answer(page(vec![event(105, 0, 0)], Some("a"))));
+        assert_eq!((query.token, query.kind), (Some(PageToken::new("a")), None));
+        let query = asked(sweep.answer(page(vec![event(105, 0, 3)], Some("a"))));
+        assert_eq!(
+            (of_kind(&query), &query.token),
+            (Some("kind-0"), &None),
+            "now by type, from the beginning"
+        );
+        let whole = page(vec![event(105, 0, 0), event(105, 0, 3)], None);
+        let reading = complete(sweep.answer(whole));
+        assert_eq!((reading.damaged, reading.events.len()), (vec![Second(105)], 2), "the walk had no end");
+
+        let limits = Limits { dense_pages_max: 3, ..Limits::default() };
+        let (mut sweep, _) = dense(&[0], limits);
+        let walked = (0..).take_while(|n: &usize| {
+            of_kind(&asked(sweep.answer(page(vec![event(105, 0, n * 3)], Some(&n.to_string()))))).is_none()
+        });
+        assert_eq!(walked.count(), 3);
+    }
+
+    #[test]
+    fn types_of_a_dense_second_are_asked_for_within_a_bound_and_one_without_a_type_never() {
+        let limits = Limits { dense_kinds_max: 2, ..Limits::default() };
+        let (mut sweep, _) = dense(&[0], limits);
+        let untyped = Event { kind: Arc::from(""), ..event(105, 9, 0) };
+        let shown = vec![event(105, 0, 0), event(105, 1, 0), event(105, 2, 0), untyped.clone()];
+        let mut query = asked(sweep.answer(page(shown, None)));
+        let mut kinds = Vec::new();
+        let reading = loop {
+            let kind = of_kind(&query).expect("a type").to_owned();
+            let number = kind.trim_start_matches("kind-").parse().unwrap();
+            kinds.push(kind);
+            match sweep.answer(page(vec![event(105, number, 0)], None)) {
+                Step::Ask(next) => query = next,
+                step => break complete(step),
+            }
+        };
+        assert_eq!(kinds.len(), 2);
+        assert!(kinds.iter().all(|kind| !kind.is_empty()));
+        assert_eq!((reading.damaged, reading.events.len()), (vec![Second(105)], 4));
+    }
+
+    #[test]
+    fn a_type_whose_answer_begins_with_empty_pages_is_read_on_within_a_bound() {
+        let (mut sweep, _) = dense(&[0], Limits::default());
+        asked(sweep.answer(page(vec![event(105, 0, 0)], Some("a"))));
+        let mut query = asked(sweep.answer(page(vec![event(105, 0, 3)], None)));
+        for n in 0..10 {
+            assert_eq!(of_kind(&query), Some("kind-0"));
+            query = asked(sweep.answer(page(vec![], Some(&format!("k{n}")))));
+            assert_eq!(query.token, Some(PageToken::new(format!("k{n}"))));
+        }
+        let whole = complete(sweep.answer(page(vec![event(105, 0, 0), event(105, 0, 3)], None)));
+        assert_eq!((whole.damaged, whole.events.len()), (vec![], 2), "walk and type agree");
+
+        let after = |pages: &[Option<&str>]| {
+            let (mut sweep, _) = dense(&[0], Limits { empty_pages_max: 1, ..Limits::default() });
+            asked(sweep.answer(page(vec![event(105, 0, 0)], Some("a"))));
+            asked(sweep.answer(page(vec![event(105, 0, 3)], None)));
+            let mut answers = pages.iter().map(|token| sweep.answer(page(vec![], *token)));
+            answers.position(|step| matches!(step, Step::Complete(_)))
+        };
+        assert_eq!(after(&[Some("a"), Some("b"), Some("c")]), Some(1), "more empty pages than allowed");
+        assert_eq!(after(&[None, Some("b")]), Some(0), "the answer's end");
+    }
+
+    #[test]
+    fn a_dense_second_that_does_not_add_up_is_damaged() {
+        let by = |walk: Vec<Event>, end: Vec<Event>, kind: Vec<Event>, token: Option<&str>| {
+            let (mut sweep, _) = dense(&[0], Limits::default());
+            asked(sweep.answer(page(walk, Some("a"))));
+            asked(sweep.answer(page(end, None)));
+            complete(sweep.answer(page(kind, token))).damaged
+        };
+        let (one, two) = (|| event(105, 0, 0), || event(105, 0, 3));
+        let damaged = vec![Second(105)];
+        assert_eq!(by(vec![one()], vec![two()], vec![one(), two()], None), vec![]);
+        assert_eq!(
+            by(vec![one()], vec![two()], vec![one(), two()], Some("k")),
+            damaged,
+            "the type's page is not the last"
+        );
+        assert_eq!(by(vec![one()], vec![two()], vec![one()], None), damaged, "the counts differ");
+        assert_eq!(
+            by(vec![one()], vec![two()], vec![one(), event(105, 1, 0)], None),
+            damaged,
+            "the filter is ignored"
+        );
+        assert_eq!(by(vec![one()], vec![], vec![one()], None), damaged, "a single page proves nothing");
+        let older = vec![two(), event(104, 0, 0)];
+        assert_eq!(
+            by(vec![one()], older, vec![one(), two()], None),
+            vec![],
+            "an older event ends the walk too"
+        );
+        let strange = vec![two(), event(120, 0, 0)];
+        assert_eq!(
+            by(vec![one()], strange, vec![one(), two()], None),
+            damaged,
+            "events outside of what was asked"
+        );
     }
 
     #[test]

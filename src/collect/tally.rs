@@ -363,6 +363,89 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_tallied_on_the_page_of_its_minute() {
+        let at = |at: Option<i64>| minute(&Event { at: at.map(Second), ..event(1, 1) });
+        assert_eq!(at(Some(1_795_256_159)), 29_920_935);
+        assert_eq!(at(Some(1_795_256_160)), 29_920_936);
+        assert_eq!(at(Some(-1)), -1);
+        assert_eq!(at(None), TIMELESS_MINUTE);
+    }
+
+    #[test]
+    fn four_renames_are_remembered_and_the_oldest_gives_way() {
+        let renamed = |times: u8| {
+            let mut tally = Tally::default();
+            look(&mut tally, &[(1, 1)]);
+            for payload in 0..times {
+                assert_eq!(look(&mut tally, &[(1, 100 + payload)]), []);
+            }
+            Tally::read(&tally.changed()).unwrap()
+        };
+        assert_eq!(look(&mut renamed(4), &[(1, 100), (1, 50)]), [(1, 50)], "the first of four is known");
+        assert_eq!(look(&mut renamed(5), &[(1, 101), (1, 50)]), [(1, 50)]);
+        assert_eq!(look(&mut renamed(5), &[(1, 100), (1, 50)]), [(1, 100)], "the first of five is not");
+    }
+
+    #[test]
+    fn twins_that_are_renamed_together_take_no_more_room() {
+        let length = |tally: &Tally| tally.changed()[0].body.len();
+        let mut tally = Tally::default();
+        look(&mut tally, &[(1, 1); 50]);
+        let entry = 16 + 4 + 4;
+        assert_eq!(length(&tally), 1 + 16 + 4 + entry);
+        assert_eq!(look(&mut tally, &[(1, 2); 50]), []);
+        assert_eq!(length(&tally), 1 + 16 + 4 + entry + 16);
+        let mut half = [(1, 2); 50];
+        half[..25].fill((1, 3));
+        assert_eq!(look(&mut tally, &half), []);
+        assert_eq!(length(&tally), 1 + 16 + 4 + 2 * entry + 3 * 16);
+    }
+
+    #[test]
+    fn of_an_event_and_its_renamed_twin_each_is_counted_once() {
+        let mut tally = Tally::default();
+        look(&mut tally, &[(1, 1)]);
+        assert_eq!(look(&mut tally, &[(1, 9)]), [], "renamed");
+        assert_eq!(look(&mut tally, &[(1, 9), (1, 1)]).len(), 1, "a twin that still has the old name");
+        assert_eq!(look(&mut tally, &[(1, 9), (1, 1)]), []);
+        assert_eq!(look(&mut tally, &[(1, 9), (1, 1), (1, 9)]), [(1, 9)], "one more with the new name");
+        assert_eq!(look(&mut tally, &[(1, 9), (1, 1), (1, 9)]), []);
+    }
+
+    #[test]
+    fn events_without_a_time_beyond_what_fits_are_journaled_at_every_look() {
+        let timeless = |number: u32| {
+            let mut identity = [7; 32];
+            identity[..4].copy_from_slice(&number.to_be_bytes());
+            Event { at: None, identity: Identity(identity), ..event(1, 1) }
+        };
+        let most = u32::try_from(TIMELESS_IDENTITIES_MAX).unwrap();
+        let mut tally = Tally::default();
+        assert_eq!(tally.take((1..most).map(timeless).collect()).len(), TIMELESS_IDENTITIES_MAX - 1);
+        assert_eq!(tally.take(vec![timeless(most)]).len(), 1);
+        assert_eq!(tally.take(vec![timeless(most)]).len(), 0, "the last that fits");
+        assert!(!tally.overflowed());
+        for _ in 0..2 {
+            assert_eq!(tally.take(vec![timeless(0), timeless(1)]).len(), 1, "the one that does not fit");
+            assert!(tally.overflowed());
+        }
+        let timed = |number| Event { at: Some(Second(600)), ..timeless(number) };
+        let mut tally = Tally::default();
+        assert_eq!(tally.take((0..=most).map(timed).collect()).len(), TIMELESS_IDENTITIES_MAX + 1);
+        assert_eq!(tally.take(vec![timed(0), timed(most)]).len(), 0, "those with a time always fit");
+        assert!(!tally.overflowed());
+    }
+
+    #[test]
+    fn a_page_of_another_version_is_refused() {
+        let mut tally = Tally::default();
+        look(&mut tally, &[(1, 1)]);
+        let mut page = tally.changed().remove(0);
+        page.body[0] += 1;
+        assert_eq!(Tally::read(&[page]).unwrap_err(), DamagedPage { minute: 10 });
+    }
+
+    #[test]
     fn a_page_that_was_cut_is_noticed() {
         let mut tally = Tally::default();
         look(&mut tally, &[(1, 1), (2, 2)]);
