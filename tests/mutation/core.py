@@ -52,8 +52,8 @@ debug = false
 [profile.dev.package."*"]
 opt-level = 1
 """
-# Seconds after which a test hangs: they take one, on a busy machine some.
-TIMEOUT = "30"
+# Seconds after which a test hangs: they take one, on a very busy machine ten.
+TIMEOUT = "60"
 
 
 def lines_of(section, wanted):
