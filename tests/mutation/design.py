@@ -73,7 +73,7 @@ def main():
             print(f"{name:28} {'-':>6} {seconds:8.1f}  {what.upper()}", flush=True)
             continue
         # The first objection below the seed's own line.
-        noticed = re.search(r"^make simulate .*\n\s+(.*)$", said, re.MULTILINE)
+        noticed = re.search(r"^make simulate .*\n +(.*)$", said, re.MULTILINE)
         print(f"{name:28} {found[1]:>6} {seconds:8.1f}  {noticed[1][:110] if noticed else ''}", flush=True)
     if survived:
         sys.exit(f"not caught: {', '.join(survived)}")
