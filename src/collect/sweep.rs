@@ -741,6 +741,10 @@ mod tests {
         assert_eq!(asked(sweep.answer(second)), bounds(99, 101));
         let reading = complete(sweep.answer(page(vec![event(100, 0, 0), event(99, 0, 0)], Some("c"))));
         assert_eq!((reading.requests, reading.read, reading.events.len()), (3, 8, 5));
+        assert!(
+            reading.events.iter().all(|event| event.at >= Some(Second(100))),
+            "nothing from before the window"
+        );
     }
 
     #[test]
