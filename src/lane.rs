@@ -356,6 +356,7 @@ mod tests {
     use crate::destination::{Refusal, RowId};
     use crate::journal::decision::Decision;
     use crate::journal::memory::MemoryJournal;
+    use crate::journal::restore::Restore;
     use crate::journal::{Append, OrgState, Outstanding, Quarantined, TallyPage, Usage};
     use crate::metrics::Metrics;
     use crate::report::Reports;
@@ -381,6 +382,9 @@ mod tests {
         }
         async fn append(&self, org: &OrgId, append: Append) -> Result<(), JournalError> {
             self.journal.append(org, append).await
+        }
+        async fn restore(&self, org: &OrgId, steps: Vec<Restore>) -> Result<(), JournalError> {
+            self.journal.restore(org, steps).await
         }
         async fn chunk(&self, org: &OrgId, number: u64) -> Result<Option<Chunk>, JournalError> {
             let answer = self.journal.chunk(org, number).await;
