@@ -73,9 +73,19 @@ impl MemoryJournal {
         MemoryJournal::default()
     }
 
+    /// With this for the name that claims carry, in place of a random one.
+    pub fn named(instance: &str) -> MemoryJournal {
+        MemoryJournal { instance: instance.to_owned(), orgs: Mutex::default() }
+    }
+
     /// The windows committed for an org, oldest first.
     pub fn windows(&self, org: &OrgId) -> Vec<WindowRecord> {
         self.orgs().get(org).map(|org| org.windows.clone()).unwrap_or_default()
+    }
+
+    /// What has been read of an org.
+    pub fn coverage(&self, org: &OrgId) -> Coverage {
+        self.orgs().get(org).map(|org| org.coverage.clone()).unwrap_or_default()
     }
 
     /// What a lane's destination answered, by chunk.

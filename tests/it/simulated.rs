@@ -8,10 +8,16 @@ mod absences;
 mod budgets;
 mod clocks;
 mod crowds;
-mod histories;
 mod outages;
 mod refusals;
-mod simulation;
 mod starts;
 mod windows;
+
+#[path = "../simulated/simulation.rs"]
+mod simulation;
+#[path = "../simulated/wire.rs"]
 mod wire;
+#[path = "../simulated/crash.rs"]
+mod crash;
+#[path = "../simulated/sdk.rs"]
+mod sdk;

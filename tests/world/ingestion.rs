@@ -245,6 +245,11 @@ impl Ingestion {
         self.state().table.iter().filter(|row| row.stream == stream).cloned().collect()
     }
 
+    /// Requests that stored rows so far; the newest one's rows carry this number.
+    pub fn stored_requests(&self) -> u64 {
+        self.state().stored_requests
+    }
+
     /// Rows accepted for a rule so far, also when only counts are kept.
     pub fn accepted(&self, rule: &str) -> u64 {
         self.state().accepted.get(rule).copied().unwrap_or_default()

@@ -391,7 +391,7 @@ impl Org {
 
     /// A refused call is itself an event.
     fn denied(&mut self, name: &str, now: i64) -> Response<Bytes> {
-        let mut event = Event::at(now).described(&format!(
+        let mut event = Event::at(now).late_by(0).described(&format!(
             "Denied permission \"audit_logs:read\" on organization \"{name}\" (call {})",
             self.log.len()
         ));

@@ -1,6 +1,7 @@
 //! S3: a real server, with faults in front of it, and a way to read what is really stored.
 
 pub mod giver;
+pub mod memory;
 pub mod moto;
 pub mod proxy;
 pub mod reader;

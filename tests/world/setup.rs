@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::World;
-use super::s3::seaweed::{ACCESS_KEY, REGION, SECRET_KEY};
+use super::s3::seaweed::REGION;
+pub use super::s3::seaweed::{ACCESS_KEY, SECRET_KEY};
 
 pub const TENANT: &str = "11111111-1111-1111-1111-111111111111";
 pub const CLIENT_ID: &str = "22222222-2222-2222-2222-222222222222";

@@ -4,6 +4,7 @@
 //! which. That it notices a dropped, a doubled and an altered event is tested with it.
 
 pub mod archive;
+pub mod sends;
 pub mod table;
 
 use std::collections::{BTreeSet, HashMap};

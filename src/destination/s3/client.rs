@@ -152,9 +152,8 @@ impl Connections {
         Connections(Arc::new(Shared { deadlines, ..Shared::default() }))
     }
 
-    /// These and another HTTP client in place of the one that goes out.
-    #[cfg(test)]
-    pub(super) fn through(http: SharedHttpClient) -> Connections {
+    /// Another HTTP client in place of the one that goes out: simulated stores hand in their own.
+    pub fn through(http: SharedHttpClient) -> Connections {
         let shared = Shared { http: Mutex::new(HashMap::from([(None, http)])), ..Shared::default() };
         Connections(Arc::new(shared))
     }

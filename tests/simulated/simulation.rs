@@ -1,5 +1,12 @@
 //! A forwarder and its world on one clock: started, stopped and killed like a process, over the same journal.
 
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::expect_used,
+    reason = "two targets include this and each uses another part of it; and in a test a panic is the report"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
@@ -10,6 +17,7 @@ use pulumi_audit_forwarder::clock::{Clock, Second};
 use pulumi_audit_forwarder::collect::Until;
 use pulumi_audit_forwarder::config;
 use pulumi_audit_forwarder::coverage::Coverage;
+use pulumi_audit_forwarder::destination::DestinationName;
 use pulumi_audit_forwarder::destination::s3::client::Connections;
 use pulumi_audit_forwarder::destination::sentinel::credential::Credentials;
 use pulumi_audit_forwarder::event::OrgId;
@@ -26,14 +34,17 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{AZURE, ENTRA, PULUMI, Wire};
+use super::crash::{Fate, Mortal};
+use super::sdk;
+use super::wire::{AZURE, ENTRA, Line, PULUMI, S3, Wire};
 use crate::world::clock::{WorldClock, rfc3339};
 use crate::world::entra::Entra;
 use crate::world::ingestion::Ingestion;
 use crate::world::pulumi::behaviour::{Behaviour, Gzip};
 use crate::world::pulumi::events::Event;
 use crate::world::pulumi::{OrgHandle, Pulumi};
-use crate::world::setup::{CLIENT_ID, CLIENT_SECRET, Paths, TENANT, rule_of};
+use crate::world::s3::memory::Memory;
+use crate::world::setup::{ACCESS_KEY, CLIENT_ID, CLIENT_SECRET, Paths, SECRET_KEY, TENANT, rule_of};
 use crate::world::truth::archive::Archive;
 use crate::world::truth::{Expect, Report, Source, table};
 
@@ -52,14 +63,24 @@ pub(super) struct Setup {
     pub(super) start: String,
     pub(super) api: &'static str,
     pub(super) sentinel: bool,
+    pub(super) s3: bool,
     pub(super) file: bool,
     /// More lines of `[source]`.
     pub(super) source: String,
 }
 
 impl Setup {
+    pub(super) fn destinations(&self) -> Vec<DestinationName> {
+        let configured = [
+            (self.sentinel, DestinationName::Sentinel),
+            (self.s3, DestinationName::S3),
+            (self.file, DestinationName::File),
+        ];
+        configured.into_iter().filter(|(configured, _)| *configured).map(|(_, name)| name).collect()
+    }
+
     fn new() -> Setup {
-        Setup { start: rfc3339(BEGIN), api: PULUMI, sentinel: false, file: true, source: String::new() }
+        Setup { start: rfc3339(BEGIN), api: PULUMI, sentinel: false, s3: false, file: true, source: String::new() }
     }
 }
 
@@ -67,6 +88,7 @@ pub(super) struct Simulation {
     pub(super) pulumi: Arc<Pulumi>,
     pub(super) entra: Arc<Entra>,
     pub(super) azure: Arc<Ingestion>,
+    pub(super) store: Arc<Memory>,
     pub(super) wire: Arc<Wire>,
     pub(super) journal: Arc<MemoryJournal>,
     pub(super) setups: BTreeMap<String, Setup>,
@@ -77,6 +99,8 @@ pub(super) struct Simulation {
     begun: Instant,
     paths: Paths,
     process: Option<Process>,
+    /// Another process that somebody has started by mistake, with a journal of its own.
+    second: Option<Process>,
     _folder: TempDir,
 }
 
@@ -84,7 +108,12 @@ struct Process {
     stop: CancellationToken,
     orgs: JoinSet<()>,
     reports: Reports,
+    fate: Arc<Fate>,
 }
+
+/// Where the archive of an org is in the bucket.
+const BUCKET: &str = "audit";
+pub(super) const PREFIX: &str = "pulumi";
 
 impl Simulation {
     /// A world with these orgs, their logs empty, and a forwarder that archives them, not started yet.
@@ -99,32 +128,36 @@ impl Simulation {
         let clock = WorldClock::by(move || BEGIN + begun.elapsed().as_secs() as i64);
         let pulumi = Arc::new(Pulumi::new(clock.clone(), seed));
         let entra = Arc::new(Entra::new(clock.clone(), seed));
-        let azure = Arc::new(Ingestion::new(clock, entra.book.clone(), seed));
+        let azure = Arc::new(Ingestion::new(clock.clone(), entra.book.clone(), seed));
+        let store = Arc::new(Memory::new(clock, BUCKET));
         entra.register(TENANT, CLIENT_ID, CLIENT_SECRET);
         for org in orgs {
             pulumi.found(org, behaviour.clone());
             azure.create_rule(&rule_of(org));
         }
-        let wire = Arc::new(Wire::new(pulumi.clone(), entra.clone(), azure.clone()));
+        let wire = Arc::new(Wire::new(pulumi.clone(), entra.clone(), azure.clone(), store.clone()));
         let folder = folder();
         let simulation = Simulation {
             pulumi,
             entra,
             azure,
+            store,
             wire,
-            journal: Arc::new(MemoryJournal::new()),
+            journal: Arc::new(MemoryJournal::named(&format!("{seed:016x}"))),
             setups: orgs.iter().map(|org| ((*org).to_owned(), Setup::new())).collect(),
             journal_bytes_max: 2 << 30,
             local_clock_ahead: 0,
             begun,
             paths: Paths::below(folder.path()),
             process: None,
+            second: None,
             _folder: folder,
         };
         for org in orgs {
             simulation.write_token(org, &simulation.org(org).token());
         }
         simulation.paths.write_secret("client-secret", CLIENT_SECRET);
+        simulation.write_s3_secret(SECRET_KEY);
         simulation
     }
 
@@ -186,24 +219,68 @@ impl Simulation {
         self.paths.write_secret("client-secret", secret);
     }
 
+    pub(super) fn write_s3_secret(&self, secret: &str) {
+        self.paths.write_secret("s3-secret-access-key", secret);
+    }
+
     /// Starts the forwarder as the supervisor does, on what the journal holds.
     pub(super) fn start(&mut self) {
         assert!(self.process.is_none(), "it is running");
-        self.write_config();
-        let settings = config::load(Some(&self.paths.config)).expect("the configuration is valid").settings;
+        self.process = Some(self.launch(&self.paths, &self.setups, self.journal.clone()));
+    }
+
+    /// Starts another by mistake: it has a journal of its own, and archives these orgs to the same places.
+    pub(super) fn start_second(&mut self, orgs: &BTreeSet<String>) {
+        assert!(self.second.is_none(), "one mistake at a time");
+        let paths = Paths::below(&self.paths.root.join("second"));
+        let mut setups = self.setups.clone();
+        setups.retain(|org, _| orgs.contains(org));
+        setups.values_mut().for_each(|setup| setup.sentinel = false);
+        let journal = Arc::new(MemoryJournal::named("another"));
+        self.second = Some(self.launch(&paths, &setups, journal));
+    }
+
+    /// Ends the second, and says what it thought of its lanes.
+    pub(super) async fn end_second(&mut self) -> Vec<OrgStatus> {
+        let mut second = self.second.take().expect("it is running");
+        let statuses = second.reports.status().orgs;
+        second.fate.die();
+        second.orgs.shutdown().await;
+        statuses
+    }
+
+    /// What decides when the running process dies.
+    pub(super) fn fate(&self) -> Option<Arc<Fate>> {
+        self.process.as_ref().map(|process| process.fate.clone())
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    fn launch(
+        &self,
+        paths: &Paths,
+        setups: &BTreeMap<String, Setup>,
+        journal: Arc<MemoryJournal>,
+    ) -> Process {
+        self.write_config(paths, setups);
+        let settings = config::load(Some(&paths.config)).expect("the configuration is valid").settings;
+        let fate = Arc::new(Fate::default());
         let clock = Clock::simulated(Second(self.now() + self.local_clock_ahead));
-        let wire = self.wire.clone();
-        let connect: Connect = Arc::new(move |_| Ok(wire.clone() as Arc<dyn Transport>));
+        let line: Arc<dyn Transport> = Arc::new(Line { wire: self.wire.clone(), fate: fate.clone() });
+        let s3 = Connections::through(sdk::client(line.clone()));
+        let connect: Connect = Arc::new(move |_| Ok(line.clone()));
         let reports = Reports::new(Metrics::new("simulated", ""), clock.clone());
         let shared = Arc::new(Shared {
-            journal: self.journal.clone() as Arc<dyn Journal>,
+            journal: Arc::new(Mortal { journal: journal as Arc<dyn Journal>, fate: fate.clone() }),
             journal_bytes_max: self.journal_bytes_max,
             reports: reports.clone(),
             clock,
             connect,
             hosts: HostBudgets::default(),
             credentials: Credentials::default(),
-            s3: Connections::default(),
+            s3,
         });
         let stop = CancellationToken::new();
         let mut orgs = JoinSet::new();
@@ -222,7 +299,7 @@ impl Simulation {
                 org.run(Until::Stopped).await;
             });
         }
-        self.process = Some(Process { stop, orgs, reports });
+        Process { stop, orgs, reports, fate }
     }
 
     /// Ends it in order.
@@ -236,16 +313,17 @@ impl Simulation {
 
     /// Ends it wherever it is.
     pub(super) async fn kill(&mut self) {
-        self.process.take().expect("it is running").orgs.shutdown().await;
+        let mut process = self.process.take().expect("it is running");
+        process.fate.die();
+        process.orgs.shutdown().await;
     }
 
-    fn write_config(&self) {
-        let paths = &self.paths;
+    fn write_config(&self, paths: &Paths, setups: &BTreeMap<String, Setup>) {
         let forwarder =
             format!("state_dir = {:?}\norgs_dir = \"orgs\"\n[admin]\nlisten = \"off\"\n", paths.state);
         fs::write(&paths.config, forwarder).expect("the configuration can be written");
-        let secret = |name: &str| paths.secret(name);
-        for (org, setup) in &self.setups {
+        let secret = |name: &str| self.paths.secret(name);
+        for (org, setup) in setups {
             let mut text = format!(
                 "org = {org:?}\nstart = {start:?}\n[source]\napi_url = \"https://{api}\"\ntoken = {{ file = {token:?} }}\n{more}\n",
                 start = setup.start,
@@ -261,8 +339,15 @@ impl Simulation {
                     secret = secret("client-secret"),
                 );
             }
+            if setup.s3 {
+                text += &format!(
+                    "[s3]\nbucket = {BUCKET:?}\nprefix = {PREFIX:?}\nregion = \"eu-west-1\"\nendpoint_url = \"https://{S3}\"\n\
+                     force_path_style = true\naccess_key_id = {ACCESS_KEY:?}\nsecret_access_key = {{ file = {secret:?} }}\n",
+                    secret = secret("s3-secret-access-key"),
+                );
+            }
             if setup.file {
-                text += &format!("[file]\npath = {:?}\n", paths.archive_of(org));
+                text += &format!("[file]\npath = {:?}\n", self.paths.archive_of(org));
             }
             fs::write(paths.orgs.join(format!("{org}.toml")), text).expect("the org's file can be written");
         }
@@ -290,14 +375,7 @@ impl Simulation {
 
     pub(super) async fn state(&self, org: &str) -> OrgState {
         // Naming the configured lanes again changes nothing.
-        let setup = &self.setups[org];
-        let mut lanes = Vec::new();
-        if setup.sentinel {
-            lanes.push(pulumi_audit_forwarder::destination::DestinationName::Sentinel);
-        }
-        if setup.file {
-            lanes.push(pulumi_audit_forwarder::destination::DestinationName::File);
-        }
+        let lanes = self.setups[org].destinations();
         self.journal.open(&id(org), &lanes).await.expect("memory does not fail")
     }
 
@@ -312,18 +390,43 @@ impl Simulation {
     /// Seconds that the forwarder declares damaged.
     pub(super) async fn damaged(&self, org: &str) -> BTreeSet<i64> {
         let coverage = self.coverage(org).await;
-        let damaged = coverage.spans().iter().filter(|span| span.damaged);
-        damaged.flat_map(|span| span.from.0..span.until.0).collect()
+        damaged(&coverage)
     }
 
-    fn truth(&self, org: &str) -> Source {
+    /// The same without waiting: of what was stored by the last commit.
+    pub(super) fn damaged_now(&self, org: &str) -> BTreeSet<i64> {
+        damaged(&self.journal.coverage(&id(org)))
+    }
+
+    pub(super) fn truth(&self, org: &str) -> Source {
         let handle = self.org(org);
         Source { events: handle.truth(), shown: handle.shown() }
+    }
+
+    pub(super) fn archive_of(&self, org: &str) -> PathBuf {
+        self.paths.archive_of(org)
+    }
+
+    /// What is in an org's folder.
+    pub(super) fn files(&self, org: &str) -> Archive {
+        Archive::of_directory(&self.paths.archive_of(org))
     }
 
     /// What reached the archive, compared with what was visible at `as_of`.
     pub(super) fn archived(&self, org: &str, expect: &Expect) -> Report {
         Archive::of_directory(&self.paths.archive_of(org)).check("file", org, &self.truth(org), expect)
+    }
+
+    /// What is in the bucket.
+    pub(super) fn bucket(&self) -> Archive {
+        let below = format!("{PREFIX}/");
+        let files = self.store.everything().into_iter();
+        Archive { files: files.filter_map(|(key, body)| Some((key.strip_prefix(&below)?.to_owned(), body))).collect() }
+    }
+
+    /// The same of an org in the bucket.
+    pub(super) fn stored(&self, org: &str, expect: &Expect) -> Report {
+        self.bucket().check("s3", org, &self.truth(org), expect)
     }
 
     /// The same for the table.
@@ -340,7 +443,14 @@ impl Simulation {
 
     #[track_caller]
     pub(super) fn assert_complete_but(&self, org: &str, expect: &Expect) {
+        let violations = self.wire.violations();
+        assert!(violations.is_empty(), "{violations:?}");
         let setup = &self.setups[org];
+        if setup.s3 {
+            let report = self.stored(org, expect);
+            assert!(report.due > 0, "nothing was due: {report}");
+            report.assert_complete();
+        }
         if setup.file {
             let report = self.archived(org, expect);
             assert!(report.due > 0, "nothing was due: {report}");
@@ -352,6 +462,11 @@ impl Simulation {
             report.assert_complete();
         }
     }
+}
+
+fn damaged(coverage: &Coverage) -> BTreeSet<i64> {
+    let damaged = coverage.spans().iter().filter(|span| span.damaged);
+    damaged.flat_map(|span| span.from.0..span.until.0).collect()
 }
 
 /// In memory where there is such a place: a simulated day syncs thousands of files, and no test here is about the disk.

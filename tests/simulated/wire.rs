@@ -1,6 +1,17 @@
 //! The forwarder's transport without a network: requests become calls of the simulated services, delays become sleeps.
+//!
+//! It also sees what no service can: whether anything went to a host that is not configured, or with another's credential; which
+//! answers reached the forwarder; and a digest of everything sent, by which two runs of one seed are compared.
+
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::expect_used,
+    reason = "two targets include this and each uses another part of it; and in a test a panic is the report"
+)]
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,9 +22,11 @@ use flate2::read::MultiGzDecoder;
 use pulumi_audit_forwarder::http::{Failure, Request, Response, Transport};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::crash::{Call, Fate, Side};
 use crate::world::entra::Entra;
 use crate::world::ingestion::Ingestion;
 use crate::world::pulumi::Pulumi;
+use crate::world::s3::memory::Memory;
 use crate::world::verdict::{Cut, Verdict};
 
 pub(super) const PULUMI: &str = "api.pulumi.example";
@@ -21,6 +34,7 @@ pub(super) const PULUMI: &str = "api.pulumi.example";
 pub(super) const SELF_HOSTED: &str = "pulumi.acme.example";
 pub(super) const ENTRA: &str = "login.example";
 pub(super) const AZURE: &str = "ingest.example";
+pub(super) const S3: &str = "s3.example";
 
 /// Each way of a request.
 const LATENCY: Duration = Duration::from_millis(20);
@@ -32,29 +46,45 @@ pub(super) struct Sent {
     pub(super) at: Duration,
     pub(super) host: String,
     pub(super) path: String,
+    /// Nothing where nothing was answered.
+    pub(super) status: Option<u16>,
 }
 
 pub(super) struct Wire {
     pulumi: Arc<Pulumi>,
     entra: Arc<Entra>,
     azure: Arc<Ingestion>,
+    store: Arc<Memory>,
     begun: Instant,
     away: Mutex<BTreeSet<&'static str>>,
     sent: Mutex<Vec<Sent>>,
     panics: Mutex<(&'static str, u32)>,
+    digest: Mutex<DefaultHasher>,
+    /// Numbers of the uploads whose success the forwarder has heard of.
+    heard: Mutex<BTreeSet<u64>>,
+    violations: Mutex<Vec<String>>,
 }
 
 impl Wire {
-    pub(super) fn new(pulumi: Arc<Pulumi>, entra: Arc<Entra>, azure: Arc<Ingestion>) -> Wire {
+    pub(super) fn new(
+        pulumi: Arc<Pulumi>,
+        entra: Arc<Entra>,
+        azure: Arc<Ingestion>,
+        store: Arc<Memory>,
+    ) -> Wire {
         let begun = Instant::now();
         Wire {
             pulumi,
             entra,
             azure,
+            store,
             begun,
             away: Mutex::default(),
             sent: Mutex::default(),
             panics: Mutex::default(),
+            digest: Mutex::default(),
+            heard: Mutex::default(),
+            violations: Mutex::default(),
         }
     }
 
@@ -95,24 +125,72 @@ impl Wire {
         sent.iter().filter(|sent| sent.path.starts_with(&list)).cloned().collect()
     }
 
+    /// Of every request so far: when, to whom, and all of it but what signatures are made of.
+    pub(super) fn digest(&self) -> u64 {
+        self.digest.lock().expect("no test panics here").finish()
+    }
+
+    pub(super) fn heard(&self) -> BTreeSet<u64> {
+        self.heard.lock().expect("no test panics here").clone()
+    }
+
+    /// What must never be sent, and was.
+    pub(super) fn violations(&self) -> Vec<String> {
+        self.violations.lock().expect("no test panics here").clone()
+    }
+
+    /// Answers between two moments since the simulation began.
+    pub(super) fn sent_between(&self, from: Duration, until: Duration) -> Vec<Sent> {
+        let sent = self.sent.lock().expect("no test panics here");
+        let first = sent.partition_point(|sent| sent.at < from);
+        sent[first..].iter().take_while(|sent| sent.at <= until).cloned().collect()
+    }
+
+    fn note(&self, host: &str, request: &Request, path: String) -> usize {
+        let at = self.begun.elapsed();
+        {
+            let mut digest = self.digest.lock().expect("no test panics here");
+            digest.write_u128(at.as_millis());
+            digest.write(host.as_bytes());
+            digest.write(request.method.as_str().as_bytes());
+            digest.write(path.as_bytes());
+            digest.write(&request.body);
+        }
+        let credential = request.headers.get(http::header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+        let fits = match host {
+            PULUMI | SELF_HOSTED => credential.starts_with(b"token "),
+            AZURE => credential.starts_with(b"Bearer "),
+            S3 => credential.starts_with(b"AWS4-HMAC-SHA256 "),
+            ENTRA => credential.is_empty(),
+            _ => false,
+        };
+        if !fits {
+            let text = format!("a request to {host} that must not be, or with another's credential: {path}");
+            self.violations.lock().expect("no test panics here").push(text);
+        }
+        let mut sent = self.sent.lock().expect("no test panics here");
+        sent.push(Sent { at, host: host.to_owned(), path, status: None });
+        sent.len() - 1
+    }
+
     fn decide(&self, host: &str, request: http::Request<Bytes>) -> Verdict {
         match host {
             PULUMI | SELF_HOSTED => self.pulumi.answer(request),
             ENTRA => self.entra.answer(request),
             AZURE => self.azure.answer(request),
-            _ => panic!("a request went to {host}, which is not configured"),
+            S3 => self.store.answer(request),
+            // It stands among the violations.
+            _ => Verdict::hang_up(),
         }
     }
 
-    async fn exchange(&self, request: Request) -> Result<Response, Failure> {
+    async fn exchange(&self, request: Request, fate: &Fate) -> Result<Response, Failure> {
+        fate.pass(Call::Request, Side::Before).await;
         let limit = request.body_bytes_max;
         let uri: http::Uri = request.url.parse().expect("the forwarder asks for addresses");
         let host = uri.host().expect("an address names a host").to_owned();
-        self.sent.lock().expect("no test panics here").push(Sent {
-            at: self.begun.elapsed(),
-            host: host.clone(),
-            path: uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-        });
+        let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        let place = self.note(&host, &request, path);
         let mut inner = http::Request::builder().method(request.method).uri(uri);
         if let Some(headers) = inner.headers_mut() {
             *headers = request.headers;
@@ -120,17 +198,29 @@ impl Wire {
         let inner = inner.body(request.body).expect("a request is well formed");
         sleep(LATENCY).await;
         assert!(!self.panic_is_due(&host), "a panic that the test asked for");
+        if fate.is_dead() {
+            std::future::pending::<()>().await;
+        }
         if self.away.lock().expect("no test panics here").contains(host.as_str()) {
             return Err(Failure::Connection("connection refused".into()));
         }
+        let stored_before = self.azure.stored_requests();
         let verdict = self.decide(&host, inner);
+        let stored = self.azure.stored_requests();
+        self.sent.lock().expect("no test panics here")[place].status =
+            verdict.status().filter(|_| verdict.cut.is_none() && verdict.delay < Duration::MAX);
+        fate.pass(Call::Request, Side::After).await;
         sleep(LATENCY).await;
-        arrival(verdict, limit).await
+        let answer = arrival(verdict, limit, host != S3).await;
+        if stored > stored_before && answer.as_ref().is_ok_and(|answer| answer.status < 300) {
+            self.heard.lock().expect("no test panics here").insert(stored);
+        }
+        answer
     }
 }
 
 /// How an answer arrives, if it does.
-async fn arrival(verdict: Verdict, limit: usize) -> Result<Response, Failure> {
+async fn arrival(verdict: Verdict, limit: usize, unpacks: bool) -> Result<Response, Failure> {
     if !verdict.delay.is_zero() {
         sleep(verdict.delay).await;
     }
@@ -144,7 +234,7 @@ async fn arrival(verdict: Verdict, limit: usize) -> Result<Response, Failure> {
         sleep(every.saturating_mul(u32::try_from(pieces).unwrap_or(u32::MAX))).await;
     }
     let (head, body) = response.into_parts();
-    let body = if body.starts_with(&[0x1f, 0x8b]) { unpacked(&body)? } else { body };
+    let body = if unpacks && body.starts_with(&[0x1f, 0x8b]) { unpacked(&body)? } else { body };
     if body.len() > limit {
         return Err(Failure::TooLarge(limit));
     }
@@ -159,10 +249,17 @@ fn unpacked(body: &[u8]) -> Result<Bytes, Failure> {
     Ok(Bytes::from(plain))
 }
 
+/// One process's end of the wire.
+pub(super) struct Line {
+    pub(super) wire: Arc<Wire>,
+    pub(super) fate: Arc<Fate>,
+}
+
 #[async_trait]
-impl Transport for Wire {
+impl Transport for Line {
     async fn send(&self, request: Request) -> Result<Response, Failure> {
         let deadline = request.deadline;
-        timeout(deadline, self.exchange(request)).await.unwrap_or(Err(Failure::Timeout(deadline)))
+        let exchange = self.wire.exchange(request, &self.fate);
+        timeout(deadline, exchange).await.unwrap_or(Err(Failure::Timeout(deadline)))
     }
 }
