@@ -20,6 +20,7 @@ mod hostile;
 mod identities;
 mod ingesting;
 mod isolation;
+mod judging;
 mod killed;
 mod lateness;
 mod proving;

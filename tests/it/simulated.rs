@@ -13,11 +13,11 @@ mod refusals;
 mod starts;
 mod windows;
 
-#[path = "../simulated/simulation.rs"]
-mod simulation;
-#[path = "../simulated/wire.rs"]
-mod wire;
 #[path = "../simulated/crash.rs"]
 mod crash;
 #[path = "../simulated/sdk.rs"]
 mod sdk;
+#[path = "../simulated/simulation.rs"]
+pub(crate) mod simulation;
+#[path = "../simulated/wire.rs"]
+mod wire;

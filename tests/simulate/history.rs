@@ -66,41 +66,107 @@ pub(crate) struct Step {
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     /// SIGKILL now.
-    Kill { absence: i64 },
+    Kill {
+        absence: i64,
+    },
     /// It is told to end, and does so in order.
-    Stop { absence: i64 },
+    Stop {
+        absence: i64,
+    },
     /// It dies around a call to come.
-    Crash { call: Option<Call>, passing: u32, side: Side, absence: i64 },
+    Crash {
+        call: Option<Call>,
+        passing: u32,
+        side: Side,
+        absence: i64,
+    },
     /// The next commits fail; on the far side the disk has them all the same.
-    Disk { count: u32, side: Side },
-    Source { org: usize, fault: Fault, times: u32 },
-    Azure { org: Option<usize>, fault: ingestion::Fault, times: u32 },
-    Entra { fault: entra::Fault, times: u32 },
-    Store { part: &'static str, fault: memory::Fault, times: u32 },
-    Away { host: &'static str, seconds: i64 },
+    Disk {
+        count: u32,
+        side: Side,
+    },
+    Source {
+        org: usize,
+        fault: Fault,
+        times: u32,
+    },
+    Azure {
+        org: Option<usize>,
+        fault: ingestion::Fault,
+        times: u32,
+    },
+    Entra {
+        fault: entra::Fault,
+        times: u32,
+    },
+    Store {
+        part: &'static str,
+        fault: memory::Fault,
+        times: u32,
+    },
+    Away {
+        host: &'static str,
+        seconds: i64,
+    },
     /// Azure's tokens stop working before their time.
     RevokeAll,
     /// A new token replaces all others; the operator writes it down after a while.
-    RotateToken { org: usize, after: i64 },
+    RotateToken {
+        org: usize,
+        after: i64,
+    },
     /// A second token is put beside the first, which then stops working.
-    NextToken { org: usize, after: i64 },
+    NextToken {
+        org: usize,
+        after: i64,
+    },
     /// The token may not read the log for a while.
-    Forbid { org: usize, seconds: i64 },
-    RotateClientSecret { after: i64 },
+    Forbid {
+        org: usize,
+        seconds: i64,
+    },
+    RotateClientSecret {
+        after: i64,
+    },
     /// Azure's role is taken away for a while.
-    DenyRole { seconds: i64 },
+    DenyRole {
+        seconds: i64,
+    },
     /// The store will not have the key, until another is written down.
-    RotateKey { code: &'static str, after: i64 },
-    Rename { org: usize, stamp: u64 },
-    Date { date: DateHeader, seconds: i64 },
+    RotateKey {
+        code: &'static str,
+        after: i64,
+    },
+    Rename {
+        org: usize,
+        stamp: u64,
+    },
+    Date {
+        date: DateHeader,
+        seconds: i64,
+    },
     /// Restarted with another configuration.
-    Lane { org: usize, lane: Lane, on: bool },
-    StartEarlier { org: usize, by: i64 },
-    LocalClock { ahead: i64 },
+    Lane {
+        org: usize,
+        lane: Lane,
+        on: bool,
+    },
+    StartEarlier {
+        org: usize,
+        by: i64,
+    },
+    LocalClock {
+        ahead: i64,
+    },
     /// Another forwarder with a journal of its own archives to the same places.
-    Second { seconds: i64 },
+    Second {
+        seconds: i64,
+    },
     /// One party is ill for long; everybody else must not notice, and it must be said.
-    Outage { victim: Victim, seconds: i64 },
+    Outage {
+        victim: Victim,
+        seconds: i64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +302,8 @@ impl History {
         let behaviour = behaviour(seed, chance);
         let count = *chance.pick(&[1, 1, 1, 2, 2, 3, 4]);
         let orgs: Vec<OrgPlan> = (0..count).map(|number| org(number, count, hours, chance)).collect();
-        let poll = if hours > 24 { 5 * MINUTE } else { *chance.pick(&[MINUTE, 2 * MINUTE, 5 * MINUTE, 5 * MINUTE]) };
+        let poll =
+            if hours > 24 { 5 * MINUTE } else { *chance.pick(&[MINUTE, 2 * MINUTE, 5 * MINUTE, 5 * MINUTE]) };
         let small_journal = chance.one_in(12);
         let mut history = History {
             seed,
@@ -372,7 +439,12 @@ fn act(history: &History, chance: &mut Chance) -> Act {
         1 => Act::Stop { absence },
         2..=7 => {
             let call = *chance.pick(&[None, Some(Call::Commit), Some(Call::Request), Some(Call::Look)]);
-            Act::Crash { call, passing: chance.below(40) as u32, side, absence: *chance.pick(&[1, 5, 60, 900]) }
+            Act::Crash {
+                call,
+                passing: chance.below(40) as u32,
+                side,
+                absence: *chance.pick(&[1, 5, 60, 900]),
+            }
         }
         8 => Act::Disk { count: 1 + chance.below(3) as u32, side },
         9..=11 => Act::Source { org: which, fault: source_fault(chance), times },
@@ -419,14 +491,20 @@ fn act(history: &History, chance: &mut Chance) -> Act {
             let seconds = 3 * history.poll + *chance.pick(&[3 * MINUTE, 10 * MINUTE, 40 * MINUTE]);
             let victim = match chance.below(5) {
                 0 => {
-                    let faults = [Fault::status(500), Fault::html(502), Fault::closed(), Fault::Body(bytes::Bytes::new())];
+                    let faults = [
+                        Fault::status(500),
+                        Fault::html(502),
+                        Fault::closed(),
+                        Fault::Body(bytes::Bytes::new()),
+                    ];
                     Victim::Source(which, chance.pick(&faults).clone())
                 }
                 1 => Victim::Azure,
                 2 => Victim::Rule(which),
                 3 => Victim::Store,
                 _ => {
-                    let (status, code) = *chance.pick(&[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]);
+                    let (status, code) =
+                        *chance.pick(&[(503, "SlowDown"), (500, "InternalError"), (403, "AccessDenied")]);
                     Victim::Archive(which, status, code)
                 }
             };

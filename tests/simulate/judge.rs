@@ -89,7 +89,10 @@ pub(crate) fn outage(play: &mut Play, ill: &Ill, well: &BTreeSet<(String, String
     let as_of = play.now() - 2 * play.history.poll - settle - 60;
     let mut objections = Vec::new();
     for ((org, destination), lost) in behind(play, as_of) {
-        if !lost.is_empty() && well.contains(&(org.clone(), destination.clone())) && !ill.is(&org, &destination) {
+        if !lost.is_empty()
+            && well.contains(&(org.clone(), destination.clone()))
+            && !ill.is(&org, &destination)
+        {
             objections.push(format!(
                 "I4: {org} at {destination} is more than two poll intervals behind while {ill:?} is ill: {}",
                 lost[0]
@@ -101,11 +104,14 @@ pub(crate) fn outage(play: &mut Play, ill: &Ill, well: &BTreeSet<(String, String
     let tried = play.simulation.wire.sent_between(began, until);
     for status in play.simulation.statuses() {
         let org = status.id.as_str().to_owned();
-        let about = |host: &str, part: &str| tried.iter().any(|sent| sent.host == host && sent.path.contains(part));
+        let about =
+            |host: &str, part: &str| tried.iter().any(|sent| sent.host == host && sent.path.contains(part));
         match ill {
             Ill::Source(ill) if *ill == org => {
                 if about(PULUMI, &format!("/orgs/{org}/")) && status.source.state == State::Ok {
-                    objections.push(format!("I8: the source of {org} has been ill since {began:?} and is said to be well"));
+                    objections.push(format!(
+                        "I8: the source of {org} has been ill since {began:?} and is said to be well"
+                    ));
                 }
             }
             _ => {}
@@ -119,7 +125,9 @@ pub(crate) fn outage(play: &mut Play, ill: &Ill, well: &BTreeSet<(String, String
             };
             let is_ill = !matches!(ill, Ill::Source(_)) && ill.is(&org, &destination);
             if is_ill && about(host, &part) && lane.state == State::Ok {
-                objections.push(format!("I8: {org} at {destination} has been ill since {began:?} and is said to be well"));
+                objections.push(format!(
+                    "I8: {org} at {destination} has been ill since {began:?} and is said to be well"
+                ));
             }
         }
     }
@@ -138,7 +146,8 @@ pub(crate) fn second(play: &mut Play, statuses: &[OrgStatus]) {
             }
             let fenced = lane.state == State::Paused && lane.reason.as_deref() == Some("fenced");
             if lane.backlog_chunks > 0 && !fenced && lane.state == State::Ok {
-                play.objections.push(format!("M2: a second forwarder met a foreign claim and says nothing: {lane:?}"));
+                play.objections
+                    .push(format!("M2: a second forwarder met a foreign claim and says nothing: {lane:?}"));
             }
         }
     }
@@ -228,7 +237,8 @@ fn pressure(play: &Play, org: &str) -> Vec<String> {
     };
     for (minute, asked) in minutes {
         let two = 1 + u64::from(play.had_second);
-        let most = two * (60 * REQUESTS_PER_SECOND + 2 + 2 * starts(minute.saturating_sub(1) * 60, minute * 60 + 60));
+        let most = two
+            * (60 * REQUESTS_PER_SECOND + 2 + 2 * starts(minute.saturating_sub(1) * 60, minute * 60 + 60));
         if asked > most {
             objections.push(format!("{org} asked {asked} times in minute {minute}, {most} are allowed"));
         }
@@ -237,7 +247,8 @@ fn pressure(play: &Play, org: &str) -> Vec<String> {
         // Once in a quarter of an hour, four tries out of turn, and the one that found out; each may try the other token.
         let most = 2 * (1 + u64::from(play.had_second)) * (4 + 4 + 1);
         if count > most {
-            objections.push(format!("{org} was refused {count} times with 403 in hour {hour}, {most} are allowed"));
+            objections
+                .push(format!("{org} was refused {count} times with 403 in hour {hour}, {most} are allowed"));
         }
     }
     objections

@@ -79,7 +79,9 @@ impl Options {
             let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
             let list = |text: String| {
                 let parts = text.split(',').filter(|part| !part.is_empty() && *part != "none");
-                parts.map(|part| part.parse::<usize>().map_err(|_| format!("{part:?} is not a number"))).collect::<Result<BTreeSet<usize>, String>>()
+                parts
+                    .map(|part| part.parse::<usize>().map_err(|_| format!("{part:?} is not a number")))
+                    .collect::<Result<BTreeSet<usize>, String>>()
             };
             match argument.as_str() {
                 "--seeds" => options.seeds = number(value()?)?,
@@ -174,11 +176,20 @@ fn main() -> ExitCode {
                     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                     sum.add(seed, tally);
                     bar.set_position(sum.runs);
-                    bar.set_message(format!("{} simulated hours, {} failed", hours(sum.simulated), sum.failed.len()));
+                    bar.set_message(format!(
+                        "{} simulated hours, {} failed",
+                        hours(sum.simulated),
+                        sum.failed.len()
+                    ));
                     let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
                     if bar.is_hidden() && said.elapsed() > SAY_EVERY {
                         *said = Instant::now();
-                        println!("{} of {} seeds, {} simulated hours", sum.runs, options.seeds, hours(sum.simulated));
+                        println!(
+                            "{} of {} seeds, {} simulated hours",
+                            sum.runs,
+                            options.seeds,
+                            hours(sum.simulated)
+                        );
                     }
                     if options.until_failure && !sum.failed.is_empty() {
                         ended.store(true, Ordering::Relaxed);
@@ -243,7 +254,8 @@ impl Sum {
             }
         }
         if self.failed.len() > SHOWN_MAX {
-            let rest: Vec<String> = self.failed[SHOWN_MAX..].iter().map(|(seed, _)| seed.to_string()).collect();
+            let rest: Vec<String> =
+                self.failed[SHOWN_MAX..].iter().map(|(seed, _)| seed.to_string()).collect();
             println!("\nand {}: {}", rest.len(), rest.join(" "));
         }
         if options.shrinks && !options.until_failure {
@@ -271,7 +283,8 @@ fn progress(seeds: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {elapsed} of about {duration}; {msg}");
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {elapsed} of about {duration}; {msg}");
     ProgressBar::new(seeds).with_style(style.expect("the template is well formed"))
 }
 
@@ -279,6 +292,7 @@ fn progress(seeds: u64) -> ProgressBar {
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+    let ticks =
+        |place: usize| fields.get(place).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
     (ticks(11) + ticks(12)) / 100.0
 }

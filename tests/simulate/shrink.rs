@@ -8,7 +8,12 @@ use std::time::{Duration, Instant};
 use crate::history::{History, Reduction};
 
 /// The smallest found in this time. `fails` runs a history.
-pub(crate) fn shrink(seed: u64, begin: Reduction, patience: Duration, fails: impl Fn(History) -> bool) -> Reduction {
+pub(crate) fn shrink(
+    seed: u64,
+    begin: Reduction,
+    patience: Duration,
+    fails: impl Fn(History) -> bool,
+) -> Reduction {
     let until = Instant::now() + patience;
     let history = History::drawn(seed);
     let mut best = begin;
@@ -31,14 +36,20 @@ pub(crate) fn shrink(seed: u64, begin: Reduction, patience: Duration, fails: imp
         }
     }
 
-    let mut steps: Vec<usize> =
-        best.keep.clone().map_or_else(|| (0..history.steps.len()).collect(), |keep| keep.into_iter().collect());
+    let mut steps: Vec<usize> = best
+        .keep
+        .clone()
+        .map_or_else(|| (0..history.steps.len()).collect(), |keep| keep.into_iter().collect());
     let mut size = steps.len().div_ceil(2).max(1);
     loop {
         let mut at = 0;
         while at < steps.len() {
-            let fewer: Vec<usize> =
-                steps.iter().enumerate().filter(|(place, _)| !(at..at + size).contains(place)).map(|(_, step)| *step).collect();
+            let fewer: Vec<usize> = steps
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| !(at..at + size).contains(place))
+                .map(|(_, step)| *step)
+                .collect();
             let keep: BTreeSet<usize> = fewer.iter().copied().collect();
             if attempt(Reduction { keep: Some(keep), ..best.clone() }, &mut best) {
                 steps = fewer;

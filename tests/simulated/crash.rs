@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 
 /// What a process does that leaves a trace outside of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Call {
+pub(crate) enum Call {
     /// A journal's transaction.
     Commit,
     /// Any other call of the journal.
@@ -37,7 +37,7 @@ pub(super) enum Call {
 
 /// On which side of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Before,
     /// It was done; nobody heard of it.
     After,
@@ -45,7 +45,7 @@ pub(super) enum Side {
 
 /// One process's fate.
 #[derive(Debug, Default)]
-pub(super) struct Fate {
+pub(crate) struct Fate {
     inner: Mutex<Inner>,
     died: Notify,
 }
@@ -66,42 +66,42 @@ impl Fate {
     }
 
     /// It dies at a call of this kind (any, if none is named), after so many others of it.
-    pub(super) fn arm(&self, call: Option<Call>, passing: u32, side: Side) {
+    pub(crate) fn arm(&self, call: Option<Call>, passing: u32, side: Side) {
         self.inner().armed = Some((call, passing, side));
     }
 
-    pub(super) fn disarm(&self) {
+    pub(crate) fn disarm(&self) {
         self.inner().armed = None;
     }
 
-    pub(super) fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.inner().dead
     }
 
     /// The next so many commits fail.
-    pub(super) fn fail_commits(&self, count: u32, side: Side) {
+    pub(crate) fn fail_commits(&self, count: u32, side: Side) {
         self.inner().disk = (count > 0).then_some((count, side));
     }
 
-    pub(super) fn disk_failures(&self) -> u64 {
+    pub(crate) fn disk_failures(&self) -> u64 {
         self.inner().disk_failures
     }
 
     /// Ends when it dies.
-    pub(super) async fn death(&self) {
+    pub(crate) async fn death(&self) {
         while !self.is_dead() {
             self.died.notified().await;
         }
     }
 
     /// Nobody does anything here any more.
-    pub(super) fn die(&self) {
+    pub(crate) fn die(&self) {
         self.inner().dead = true;
         self.died.notify_one();
     }
 
     /// Passed by the living only. Before a call it decides whether it is this one.
-    pub(super) async fn pass(&self, call: Call, side: Side) {
+    pub(crate) async fn pass(&self, call: Call, side: Side) {
         let dies = {
             let mut inner = self.inner();
             if !inner.dead
@@ -136,9 +136,9 @@ impl Fate {
 }
 
 /// A journal of a process that may die, on a disk that may fail.
-pub(super) struct Mortal {
-    pub(super) journal: Arc<dyn Journal>,
-    pub(super) fate: Arc<Fate>,
+pub(crate) struct Mortal {
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) fate: Arc<Fate>,
 }
 
 impl Mortal {

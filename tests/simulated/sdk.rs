@@ -20,7 +20,7 @@ const BODY_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// As the product's own connector allows, where the SDK sets no other.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-pub(super) fn client(transport: Arc<dyn Transport>) -> SharedHttpClient {
+pub(crate) fn client(transport: Arc<dyn Transport>) -> SharedHttpClient {
     SharedHttpClient::new(Carrier { transport, deadline: DEADLINE })
 }
 

@@ -49,28 +49,28 @@ use crate::world::truth::archive::Archive;
 use crate::world::truth::{Expect, Report, Source, table};
 
 /// 2026-11-21T00:00:00Z, when every simulation begins.
-pub(super) const BEGIN: i64 = 1_795_219_200;
-pub(super) const MINUTE: i64 = 60;
-pub(super) const HOUR: i64 = 3_600;
-pub(super) const DAY: i64 = 86_400;
+pub(crate) const BEGIN: i64 = 1_795_219_200;
+pub(crate) const MINUTE: i64 = 60;
+pub(crate) const HOUR: i64 = 3_600;
+pub(crate) const DAY: i64 = 86_400;
 /// A drawn token, secret or archive needs a second or two to be seen and a request to be made.
-pub(super) const SOON: i64 = 10;
+pub(crate) const SOON: i64 = 10;
 
 /// How one org is configured.
 #[derive(Clone, Debug)]
-pub(super) struct Setup {
+pub(crate) struct Setup {
     /// `now` or an RFC 3339 time.
-    pub(super) start: String,
-    pub(super) api: &'static str,
-    pub(super) sentinel: bool,
-    pub(super) s3: bool,
-    pub(super) file: bool,
+    pub(crate) start: String,
+    pub(crate) api: &'static str,
+    pub(crate) sentinel: bool,
+    pub(crate) s3: bool,
+    pub(crate) file: bool,
     /// More lines of `[source]`.
-    pub(super) source: String,
+    pub(crate) source: String,
 }
 
 impl Setup {
-    pub(super) fn destinations(&self) -> Vec<DestinationName> {
+    pub(crate) fn destinations(&self) -> Vec<DestinationName> {
         let configured = [
             (self.sentinel, DestinationName::Sentinel),
             (self.s3, DestinationName::S3),
@@ -80,22 +80,29 @@ impl Setup {
     }
 
     fn new() -> Setup {
-        Setup { start: rfc3339(BEGIN), api: PULUMI, sentinel: false, s3: false, file: true, source: String::new() }
+        Setup {
+            start: rfc3339(BEGIN),
+            api: PULUMI,
+            sentinel: false,
+            s3: false,
+            file: true,
+            source: String::new(),
+        }
     }
 }
 
-pub(super) struct Simulation {
-    pub(super) pulumi: Arc<Pulumi>,
-    pub(super) entra: Arc<Entra>,
-    pub(super) azure: Arc<Ingestion>,
-    pub(super) store: Arc<Memory>,
-    pub(super) wire: Arc<Wire>,
-    pub(super) journal: Arc<MemoryJournal>,
-    pub(super) setups: BTreeMap<String, Setup>,
+pub(crate) struct Simulation {
+    pub(crate) pulumi: Arc<Pulumi>,
+    pub(crate) entra: Arc<Entra>,
+    pub(crate) azure: Arc<Ingestion>,
+    pub(crate) store: Arc<Memory>,
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) setups: BTreeMap<String, Setup>,
     /// `max_bytes_per_org`.
-    pub(super) journal_bytes_max: u64,
+    pub(crate) journal_bytes_max: u64,
     /// How far this machine's clock is ahead of the truth, in seconds.
-    pub(super) local_clock_ahead: i64,
+    pub(crate) local_clock_ahead: i64,
     begun: Instant,
     paths: Paths,
     process: Option<Process>,
@@ -113,16 +120,16 @@ struct Process {
 
 /// Where the archive of an org is in the bucket.
 const BUCKET: &str = "audit";
-pub(super) const PREFIX: &str = "pulumi";
+pub(crate) const PREFIX: &str = "pulumi";
 
 impl Simulation {
     /// A world with these orgs, their logs empty, and a forwarder that archives them, not started yet.
-    pub(super) fn of(orgs: &[&str]) -> Simulation {
+    pub(crate) fn of(orgs: &[&str]) -> Simulation {
         Self::seeded(orgs, 1, &Behaviour { gzip: Gzip::Never, ..Behaviour::mysql() })
     }
 
     /// The same with chance and a service's ways of one's own.
-    pub(super) fn seeded(orgs: &[&str], seed: u64, behaviour: &Behaviour) -> Simulation {
+    pub(crate) fn seeded(orgs: &[&str], seed: u64, behaviour: &Behaviour) -> Simulation {
         fastrand::seed(seed);
         let begun = Instant::now();
         let clock = WorldClock::by(move || BEGIN + begun.elapsed().as_secs() as i64);
@@ -161,45 +168,45 @@ impl Simulation {
         simulation
     }
 
-    pub(super) fn setup(&mut self, org: &str) -> &mut Setup {
+    pub(crate) fn setup(&mut self, org: &str) -> &mut Setup {
         self.setups.get_mut(org).expect("the simulation has this org")
     }
 
-    pub(super) fn with_sentinel(mut self) -> Simulation {
+    pub(crate) fn with_sentinel(mut self) -> Simulation {
         self.setups.values_mut().for_each(|setup| setup.sentinel = true);
         self
     }
 
-    pub(super) fn org(&self, name: &str) -> OrgHandle<'_> {
+    pub(crate) fn org(&self, name: &str) -> OrgHandle<'_> {
         self.pulumi.org(name)
     }
 
     /// Adds events; each becomes visible when it happens, or later where it says so.
-    pub(super) fn add(&self, org: &str, events: impl IntoIterator<Item = Event>) {
+    pub(crate) fn add(&self, org: &str, events: impl IntoIterator<Item = Event>) {
         let happening = |event: Event| Event { visible_at: event.visible_at.max(event.timestamp), ..event };
         self.org(org).add(events.into_iter().map(happening));
     }
 
     /// The true time.
-    pub(super) fn now(&self) -> i64 {
+    pub(crate) fn now(&self) -> i64 {
         BEGIN + self.begun.elapsed().as_secs() as i64
     }
 
     /// Since the simulation began.
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
 
-    pub(super) async fn pass(&self, seconds: i64) {
+    pub(crate) async fn pass(&self, seconds: i64) {
         sleep(Duration::from_secs(u64::try_from(seconds).expect("time goes forward"))).await;
     }
 
-    pub(super) async fn pass_until(&self, second: i64) {
+    pub(crate) async fn pass_until(&self, second: i64) {
         self.pass((second - self.now()).max(0)).await;
     }
 
     /// Lets time pass in steps until something holds; panics when it does not within `patience` seconds.
-    pub(super) async fn until(&self, what: &str, patience: i64, mut holds: impl FnMut() -> bool) {
+    pub(crate) async fn until(&self, what: &str, patience: i64, mut holds: impl FnMut() -> bool) {
         let deadline = self.now() + patience;
         while !holds() {
             assert!(self.now() < deadline, "not within {patience} s: {what}\n{:#?}", self.statuses());
@@ -207,30 +214,30 @@ impl Simulation {
         }
     }
 
-    pub(super) fn write_token(&self, org: &str, token: &str) {
+    pub(crate) fn write_token(&self, org: &str, token: &str) {
         self.paths.write_secret(&format!("{org}-token"), token);
     }
 
-    pub(super) fn write_next_token(&self, org: &str, token: &str) -> PathBuf {
+    pub(crate) fn write_next_token(&self, org: &str, token: &str) -> PathBuf {
         self.paths.write_secret(&format!("{org}-token-next"), token)
     }
 
-    pub(super) fn write_client_secret(&self, secret: &str) {
+    pub(crate) fn write_client_secret(&self, secret: &str) {
         self.paths.write_secret("client-secret", secret);
     }
 
-    pub(super) fn write_s3_secret(&self, secret: &str) {
+    pub(crate) fn write_s3_secret(&self, secret: &str) {
         self.paths.write_secret("s3-secret-access-key", secret);
     }
 
     /// Starts the forwarder as the supervisor does, on what the journal holds.
-    pub(super) fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "it is running");
         self.process = Some(self.launch(&self.paths, &self.setups, self.journal.clone()));
     }
 
     /// Starts another by mistake: it has a journal of its own, and archives these orgs to the same places.
-    pub(super) fn start_second(&mut self, orgs: &BTreeSet<String>) {
+    pub(crate) fn start_second(&mut self, orgs: &BTreeSet<String>) {
         assert!(self.second.is_none(), "one mistake at a time");
         let paths = Paths::below(&self.paths.root.join("second"));
         let mut setups = self.setups.clone();
@@ -241,7 +248,7 @@ impl Simulation {
     }
 
     /// Ends the second, and says what it thought of its lanes.
-    pub(super) async fn end_second(&mut self) -> Vec<OrgStatus> {
+    pub(crate) async fn end_second(&mut self) -> Vec<OrgStatus> {
         let mut second = self.second.take().expect("it is running");
         let statuses = second.reports.status().orgs;
         second.fate.die();
@@ -250,11 +257,11 @@ impl Simulation {
     }
 
     /// What decides when the running process dies.
-    pub(super) fn fate(&self) -> Option<Arc<Fate>> {
+    pub(crate) fn fate(&self) -> Option<Arc<Fate>> {
         self.process.as_ref().map(|process| process.fate.clone())
     }
 
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.process.is_some()
     }
 
@@ -303,7 +310,7 @@ impl Simulation {
     }
 
     /// Ends it in order.
-    pub(super) async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let mut process = self.process.take().expect("it is running");
         process.stop.cancel();
         while let Some(ended) = process.orgs.join_next().await {
@@ -312,7 +319,7 @@ impl Simulation {
     }
 
     /// Ends it wherever it is.
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         let mut process = self.process.take().expect("it is running");
         process.fate.die();
         process.orgs.shutdown().await;
@@ -353,96 +360,100 @@ impl Simulation {
         }
     }
 
-    pub(super) fn statuses(&self) -> Vec<OrgStatus> {
+    pub(crate) fn statuses(&self) -> Vec<OrgStatus> {
         self.process.as_ref().map(|process| process.reports.status().orgs).unwrap_or_default()
     }
 
-    pub(super) fn status(&self, org: &str) -> OrgStatus {
+    pub(crate) fn status(&self, org: &str) -> OrgStatus {
         let status = self.statuses().into_iter().find(|status| status.id.as_str() == org);
         status.expect("the forwarder runs and has this org")
     }
 
     /// `(state, reason)` of the source side.
-    pub(super) fn source(&self, org: &str) -> (&'static str, String) {
+    pub(crate) fn source(&self, org: &str) -> (&'static str, String) {
         let source = self.status(org).source;
         (source.state.as_str(), source.reason.unwrap_or_default())
     }
 
-    pub(super) fn lane(&self, org: &str, destination: &str) -> LaneStatus {
+    pub(crate) fn lane(&self, org: &str, destination: &str) -> LaneStatus {
         let lanes = self.status(org).lanes;
         lanes.into_iter().find(|lane| lane.destination.to_string() == destination).expect("it has this lane")
     }
 
-    pub(super) async fn state(&self, org: &str) -> OrgState {
+    pub(crate) async fn state(&self, org: &str) -> OrgState {
         // Naming the configured lanes again changes nothing.
         let lanes = self.setups[org].destinations();
         self.journal.open(&id(org), &lanes).await.expect("memory does not fail")
     }
 
-    pub(super) async fn coverage(&self, org: &str) -> Coverage {
+    pub(crate) async fn coverage(&self, org: &str) -> Coverage {
         self.state(org).await.coverage
     }
 
-    pub(super) fn windows(&self, org: &str) -> Vec<WindowRecord> {
+    pub(crate) fn windows(&self, org: &str) -> Vec<WindowRecord> {
         self.journal.windows(&id(org))
     }
 
     /// Seconds that the forwarder declares damaged.
-    pub(super) async fn damaged(&self, org: &str) -> BTreeSet<i64> {
+    pub(crate) async fn damaged(&self, org: &str) -> BTreeSet<i64> {
         let coverage = self.coverage(org).await;
         damaged(&coverage)
     }
 
     /// The same without waiting: of what was stored by the last commit.
-    pub(super) fn damaged_now(&self, org: &str) -> BTreeSet<i64> {
+    pub(crate) fn damaged_now(&self, org: &str) -> BTreeSet<i64> {
         damaged(&self.journal.coverage(&id(org)))
     }
 
-    pub(super) fn truth(&self, org: &str) -> Source {
+    pub(crate) fn truth(&self, org: &str) -> Source {
         let handle = self.org(org);
         Source { events: handle.truth(), shown: handle.shown() }
     }
 
-    pub(super) fn archive_of(&self, org: &str) -> PathBuf {
+    pub(crate) fn archive_of(&self, org: &str) -> PathBuf {
         self.paths.archive_of(org)
     }
 
     /// What is in an org's folder.
-    pub(super) fn files(&self, org: &str) -> Archive {
+    pub(crate) fn files(&self, org: &str) -> Archive {
         Archive::of_directory(&self.paths.archive_of(org))
     }
 
     /// What reached the archive, compared with what was visible at `as_of`.
-    pub(super) fn archived(&self, org: &str, expect: &Expect) -> Report {
+    pub(crate) fn archived(&self, org: &str, expect: &Expect) -> Report {
         Archive::of_directory(&self.paths.archive_of(org)).check("file", org, &self.truth(org), expect)
     }
 
     /// What is in the bucket.
-    pub(super) fn bucket(&self) -> Archive {
+    pub(crate) fn bucket(&self) -> Archive {
         let below = format!("{PREFIX}/");
         let files = self.store.everything().into_iter();
-        Archive { files: files.filter_map(|(key, body)| Some((key.strip_prefix(&below)?.to_owned(), body))).collect() }
+        Archive {
+            files: files
+                .filter_map(|(key, body)| Some((key.strip_prefix(&below)?.to_owned(), body)))
+                .collect(),
+        }
     }
 
     /// The same of an org in the bucket.
-    pub(super) fn stored(&self, org: &str, expect: &Expect) -> Report {
+    pub(crate) fn stored(&self, org: &str, expect: &Expect) -> Report {
         self.bucket().check("s3", org, &self.truth(org), expect)
     }
 
     /// The same for the table.
-    pub(super) fn ingested(&self, org: &str, expect: &Expect) -> Report {
+    pub(crate) fn ingested(&self, org: &str, expect: &Expect) -> Report {
         let rows = self.azure.rows_of_rule(&rule_of(org));
         table::check(&rows, org, &self.truth(org), self.now(), expect)
     }
 
     /// Asserts that everything visible at `as_of` is at every destination, exactly once where that is promised.
     #[track_caller]
-    pub(super) fn assert_complete(&self, org: &str, as_of: i64) {
+    pub(crate) fn assert_complete(&self, org: &str, as_of: i64) {
         self.assert_complete_but(org, &Expect { as_of, ..Expect::default() });
     }
 
     #[track_caller]
-    pub(super) fn assert_complete_but(&self, org: &str, expect: &Expect) {
+    pub(crate) fn assert_complete_but(&self, org: &str, expect: &Expect) {
         let violations = self.wire.violations();
         assert!(violations.is_empty(), "{violations:?}");
         let setup = &self.setups[org];
@@ -474,6 +485,6 @@ fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory can be made")
 }
 
-pub(super) fn id(org: &str) -> OrgId {
+pub(crate) fn id(org: &str) -> OrgId {
     OrgId::new(org).expect("the tests' orgs have good names")
 }

@@ -29,28 +29,28 @@ use crate::world::pulumi::Pulumi;
 use crate::world::s3::memory::Memory;
 use crate::world::verdict::{Cut, Verdict};
 
-pub(super) const PULUMI: &str = "api.pulumi.example";
+pub(crate) const PULUMI: &str = "api.pulumi.example";
 /// A second address of the same service: another host, as far as budgets are concerned.
-pub(super) const SELF_HOSTED: &str = "pulumi.acme.example";
-pub(super) const ENTRA: &str = "login.example";
-pub(super) const AZURE: &str = "ingest.example";
-pub(super) const S3: &str = "s3.example";
+pub(crate) const SELF_HOSTED: &str = "pulumi.acme.example";
+pub(crate) const ENTRA: &str = "login.example";
+pub(crate) const AZURE: &str = "ingest.example";
+pub(crate) const S3: &str = "s3.example";
 
 /// Each way of a request.
 const LATENCY: Duration = Duration::from_millis(20);
 
 /// A request as it was sent, whether or not anybody was there to take it.
 #[derive(Clone, Debug)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// Since the simulation began.
-    pub(super) at: Duration,
-    pub(super) host: String,
-    pub(super) path: String,
+    pub(crate) at: Duration,
+    pub(crate) host: String,
+    pub(crate) path: String,
     /// Nothing where nothing was answered.
-    pub(super) status: Option<u16>,
+    pub(crate) status: Option<u16>,
 }
 
-pub(super) struct Wire {
+pub(crate) struct Wire {
     pulumi: Arc<Pulumi>,
     entra: Arc<Entra>,
     azure: Arc<Ingestion>,
@@ -66,7 +66,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(
+    pub(crate) fn new(
         pulumi: Arc<Pulumi>,
         entra: Arc<Entra>,
         azure: Arc<Ingestion>,
@@ -89,20 +89,20 @@ impl Wire {
     }
 
     /// Connections to the host are refused from now on.
-    pub(super) fn goes_away(&self, host: &'static str) {
+    pub(crate) fn goes_away(&self, host: &'static str) {
         self.away.lock().expect("no test panics here").insert(host);
     }
 
-    pub(super) fn comes_back(&self, host: &'static str) {
+    pub(crate) fn comes_back(&self, host: &'static str) {
         self.away.lock().expect("no test panics here").remove(host);
     }
 
     /// Whoever sends one of the next requests to the host panics.
-    pub(super) fn panics_for(&self, host: &'static str, times: u32) {
+    pub(crate) fn panics_for(&self, host: &'static str, times: u32) {
         *self.panics.lock().expect("the panic comes after the lock") = (host, times);
     }
 
-    pub(super) fn panics_left(&self) -> u32 {
+    pub(crate) fn panics_left(&self) -> u32 {
         self.panics.lock().expect("the panic comes after the lock").1
     }
 
@@ -113,34 +113,34 @@ impl Wire {
         due
     }
 
-    pub(super) fn sent_to(&self, host: &str) -> Vec<Sent> {
+    pub(crate) fn sent_to(&self, host: &str) -> Vec<Sent> {
         let sent = self.sent.lock().expect("no test panics here");
         sent.iter().filter(|sent| sent.host == host).cloned().collect()
     }
 
     /// List requests for an org.
-    pub(super) fn asked(&self, org: &str) -> Vec<Sent> {
+    pub(crate) fn asked(&self, org: &str) -> Vec<Sent> {
         let list = format!("/api/orgs/{org}/auditlogs/v2?");
         let sent = self.sent.lock().expect("no test panics here");
         sent.iter().filter(|sent| sent.path.starts_with(&list)).cloned().collect()
     }
 
     /// Of every request so far: when, to whom, and all of it but what signatures are made of.
-    pub(super) fn digest(&self) -> u64 {
+    pub(crate) fn digest(&self) -> u64 {
         self.digest.lock().expect("no test panics here").finish()
     }
 
-    pub(super) fn heard(&self) -> BTreeSet<u64> {
+    pub(crate) fn heard(&self) -> BTreeSet<u64> {
         self.heard.lock().expect("no test panics here").clone()
     }
 
     /// What must never be sent, and was.
-    pub(super) fn violations(&self) -> Vec<String> {
+    pub(crate) fn violations(&self) -> Vec<String> {
         self.violations.lock().expect("no test panics here").clone()
     }
 
     /// Answers between two moments since the simulation began.
-    pub(super) fn sent_between(&self, from: Duration, until: Duration) -> Vec<Sent> {
+    pub(crate) fn sent_between(&self, from: Duration, until: Duration) -> Vec<Sent> {
         let sent = self.sent.lock().expect("no test panics here");
         let first = sent.partition_point(|sent| sent.at < from);
         sent[first..].iter().take_while(|sent| sent.at <= until).cloned().collect()
@@ -156,7 +156,8 @@ impl Wire {
             digest.write(path.as_bytes());
             digest.write(&request.body);
         }
-        let credential = request.headers.get(http::header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+        let credential =
+            request.headers.get(http::header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
         let fits = match host {
             PULUMI | SELF_HOSTED => credential.starts_with(b"token "),
             AZURE => credential.starts_with(b"Bearer "),
@@ -250,9 +251,9 @@ fn unpacked(body: &[u8]) -> Result<Bytes, Failure> {
 }
 
 /// One process's end of the wire.
-pub(super) struct Line {
-    pub(super) wire: Arc<Wire>,
-    pub(super) fate: Arc<Fate>,
+pub(crate) struct Line {
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) fate: Arc<Fate>,
 }
 
 #[async_trait]

@@ -116,7 +116,8 @@ impl Memory {
             Some(Fault::ErrorInside) => Verdict::answer(error(200, "InternalError", &key)),
             _ if bucket != self.bucket => Verdict::answer(error(404, "NoSuchBucket", &bucket)),
             lost_or_none => {
-                let response = state.act(&head.method, &key, head.uri.query().unwrap_or_default(), &head.headers, body);
+                let response =
+                    state.act(&head.method, &key, head.uri.query().unwrap_or_default(), &head.headers, body);
                 entry.done = response.status().is_success();
                 let verdict = Verdict::answer(response);
                 match lost_or_none {
@@ -147,7 +148,14 @@ fn without_body_if(head: bool, response: Response<Bytes>) -> Response<Bytes> {
 }
 
 impl State {
-    fn act(&mut self, method: &Method, key: &str, query: &str, headers: &HeaderMap, body: Bytes) -> Response<Bytes> {
+    fn act(
+        &mut self,
+        method: &Method,
+        key: &str,
+        query: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Response<Bytes> {
         match *method {
             Method::PUT => self.put(key, headers, body),
             Method::GET if key.is_empty() => self.list(query),
@@ -210,7 +218,8 @@ impl State {
 }
 
 fn shown(stored: &Stored) -> Response<Bytes> {
-    let mut response = with_header(respond(200, "binary/octet-stream", stored.body.clone()), "etag", &stored.etag);
+    let mut response =
+        with_header(respond(200, "binary/octet-stream", stored.body.clone()), "etag", &stored.etag);
     for (name, value) in &stored.metadata {
         if let (Ok(name), Ok(value)) =
             (http::HeaderName::from_bytes(name.as_bytes()), http::HeaderValue::from_str(value))

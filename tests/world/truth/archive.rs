@@ -162,6 +162,9 @@ fn check_times(name: &str, claim: &Value, key: &str, plain: &[u8], problems: &mu
         .filter_map(|line| lexemes::text(lexemes::member(line, "time")?))
         .filter_map(|time| parse_rfc3339(&time))
         .collect();
+    if !times.is_sorted() {
+        problems.push(format!("{key} does not hold its events in the order of their time"));
+    }
     let (Some(first), Some(last)) = (times.iter().min(), times.iter().max()) else { return };
     for (field, time) in [("first_time", first), ("last_time", last)] {
         let stated = match &claim[field] {
