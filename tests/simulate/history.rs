@@ -145,6 +145,10 @@ pub(crate) enum Act {
         date: DateHeader,
         seconds: i64,
     },
+    /// Whoever sends the next request to the host panics.
+    Panic {
+        host: &'static str,
+    },
     /// Restarted with another configuration.
     Lane {
         org: usize,
@@ -434,7 +438,7 @@ fn act(history: &History, chance: &mut Chance) -> Act {
     let after = *chance.pick(&[5, 200, 1_200]);
     let long = *chance.pick(&[20, 300, 15 * MINUTE, 40 * MINUTE]);
     let usual_journal = history.journal_bytes_max > 1 << 20;
-    match chance.below(34) {
+    match chance.below(35) {
         0 => Act::Kill { absence },
         1 => Act::Stop { absence },
         2..=7 => {
@@ -453,10 +457,12 @@ fn act(history: &History, chance: &mut Chance) -> Act {
             Act::Azure { org, fault: azure_fault(chance), times }
         }
         14 => Act::Entra { fault: entra_fault(chance), times },
-        15..=17 => {
-            Act::Store { part: *chance.pick(&["", "_chain/", "/date="]), fault: store_fault(chance), times }
-        }
-        18 => Act::Away { host: *chance.pick(&[PULUMI, ENTRA, AZURE, S3]), seconds: long },
+        15..=17 => Act::Store {
+            part: chance.pick::<&'static str>(&["", "_chain/", "/date="]),
+            fault: store_fault(chance),
+            times,
+        },
+        18 => Act::Away { host: chance.pick::<&'static str>(&[PULUMI, ENTRA, AZURE, S3]), seconds: long },
         19 => Act::RevokeAll,
         20 => Act::RotateToken { org: which, after },
         21 => Act::NextToken { org: which, after },
@@ -465,7 +471,7 @@ fn act(history: &History, chance: &mut Chance) -> Act {
         24 => Act::DenyRole { seconds: long },
         25 => {
             let codes = ["SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "AccessDenied"];
-            Act::RotateKey { code: *chance.pick(&codes), after }
+            Act::RotateKey { code: chance.pick::<&'static str>(&codes), after }
         }
         26 | 27 if history.orgs[which].renames => Act::Rename { org: which, stamp: chance.next() },
         28 if history.behaviour.date == DateHeader::Present && history.local_clock_ahead == 0 => {
@@ -476,7 +482,9 @@ fn act(history: &History, chance: &mut Chance) -> Act {
                 3 => DateHeader::Shifted(DAY),
                 _ => DateHeader::Shifted(40 * DAY),
             };
-            Act::Date { date, seconds: 1 + chance.below(history.poll as u64) as i64 }
+            // One absurd date and its neighbours, or so many that they are believed.
+            let most = if chance.one_in(3) { 2 * HOUR } else { history.poll };
+            Act::Date { date, seconds: 1 + chance.below(most as u64) as i64 }
         }
         29 if usual_journal => {
             let lane = *chance.pick(&[Lane::Sentinel, Lane::S3, Lane::File]);
@@ -510,6 +518,7 @@ fn act(history: &History, chance: &mut Chance) -> Act {
             };
             Act::Outage { victim, seconds }
         }
+        34 => Act::Panic { host: chance.pick::<&'static str>(&[PULUMI, ENTRA, AZURE, S3]) },
         _ => Act::Crash { call: Some(Call::Commit), passing: chance.below(6) as u32, side, absence: 1 },
     }
 }

@@ -106,15 +106,10 @@ pub(crate) fn outage(play: &mut Play, ill: &Ill, well: &BTreeSet<(String, String
         let org = status.id.as_str().to_owned();
         let about =
             |host: &str, part: &str| tried.iter().any(|sent| sent.host == host && sent.path.contains(part));
-        match ill {
-            Ill::Source(ill) if *ill == org => {
-                if about(PULUMI, &format!("/orgs/{org}/")) && status.source.state == State::Ok {
-                    objections.push(format!(
-                        "I8: the source of {org} has been ill since {began:?} and is said to be well"
-                    ));
-                }
-            }
-            _ => {}
+        let is_ill = matches!(ill, Ill::Source(ill) if *ill == org);
+        if is_ill && about(PULUMI, &format!("/orgs/{org}/")) && status.source.state == State::Ok {
+            objections
+                .push(format!("I8: the source of {org} has been ill since {began:?} and is said to be well"));
         }
         for lane in &status.lanes {
             let destination = lane.destination.to_string();
@@ -175,6 +170,10 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
         digest: play.simulation.wire.digest(),
         ..Tally::default()
     };
+    // A part that panics has forgotten as much as a process that ends.
+    let panics = play.simulation.wire.panicked();
+    let ends: Vec<i64> =
+        play.deaths.iter().copied().chain(panics.iter().map(|at| BEGIN + at.as_secs() as i64)).collect();
     for org in play.orgs() {
         let source = play.simulation.truth(&org);
         let damaged = damaged(play, &org);
@@ -198,7 +197,7 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
         }
         let rows: Vec<Row> = play.simulation.azure.rows_of_rule(&rule_of(&org));
         objections.extend(
-            sends::needless(&rows, &play.simulation.wire.heard(), &play.deaths)
+            sends::needless(&rows, &play.simulation.wire.heard(), &ends)
                 .into_iter()
                 .map(|text| format!("I3: {org}: {text}")),
         );

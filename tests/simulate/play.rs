@@ -177,6 +177,7 @@ impl Play {
         self.simulation.azure.clear_faults();
         self.simulation.entra.clear_faults();
         self.simulation.store.clear_faults();
+        self.simulation.wire.panics_for(AZURE, 0);
         if let Some(fate) = self.simulation.fate() {
             fate.disarm();
             fate.fail_commits(0, Side::Before);
@@ -296,6 +297,7 @@ impl Play {
                     self.simulation.org(&org).behave(|behaviour| behaviour.date = DateHeader::Present);
                 }
             }
+            Act::Panic { host } => self.simulation.wire.panics_for(host, 1),
             Act::Lane { org, lane, on } => {
                 let Some(org) = self.name(org) else { return };
                 let mut setup = self.simulation.setups[&org].clone();

@@ -3,9 +3,10 @@
 //! What fails after a step was left out may be another thing than before. It fails all the same, and with less in it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::history::{History, Reduction};
+use crate::wall_clock;
 
 /// The smallest found in this time. `fails` runs a history.
 pub(crate) fn shrink(
@@ -14,11 +15,11 @@ pub(crate) fn shrink(
     patience: Duration,
     fails: impl Fn(History) -> bool,
 ) -> Reduction {
-    let until = Instant::now() + patience;
+    let until = wall_clock() + patience;
     let history = History::drawn(seed);
     let mut best = begin;
     let attempt = |smaller: Reduction, best: &mut Reduction| {
-        let better = Instant::now() < until && fails(smaller.apply(History::drawn(seed)));
+        let better = wall_clock() < until && fails(smaller.apply(History::drawn(seed)));
         if better {
             *best = smaller;
         }

@@ -59,6 +59,7 @@ pub(crate) struct Wire {
     away: Mutex<BTreeSet<&'static str>>,
     sent: Mutex<Vec<Sent>>,
     panics: Mutex<(&'static str, u32)>,
+    panicked: Mutex<Vec<Duration>>,
     digest: Mutex<DefaultHasher>,
     /// Numbers of the uploads whose success the forwarder has heard of.
     heard: Mutex<BTreeSet<u64>>,
@@ -82,6 +83,7 @@ impl Wire {
             away: Mutex::default(),
             sent: Mutex::default(),
             panics: Mutex::default(),
+            panicked: Mutex::default(),
             digest: Mutex::default(),
             heard: Mutex::default(),
             violations: Mutex::default(),
@@ -106,10 +108,18 @@ impl Wire {
         self.panics.lock().expect("the panic comes after the lock").1
     }
 
+    /// When somebody did, since the simulation began.
+    pub(crate) fn panicked(&self) -> Vec<Duration> {
+        self.panicked.lock().expect("the panic comes after the lock").clone()
+    }
+
     fn panic_is_due(&self, host: &str) -> bool {
         let mut panics = self.panics.lock().expect("the panic comes after the lock");
         let due = panics.0 == host && panics.1 > 0;
         panics.1 -= u32::from(due);
+        if due {
+            self.panicked.lock().expect("the panic comes after the lock").push(self.begun.elapsed());
+        }
         due
     }
 
