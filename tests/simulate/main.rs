@@ -173,6 +173,11 @@ fn main() -> ExitCode {
                         break;
                     }
                     let tally = judged(seed, &options.reduction);
+                    if let Some(first) = tally.objections.first() {
+                        let reproduces = format!("make simulate SEED={seed}{}", options.reduction.flags());
+                        let line = first.lines().next().unwrap_or_default();
+                        bar.suspend(|| println!("{reproduces}  # {line}"));
+                    }
                     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                     sum.add(seed, tally);
                     bar.set_position(sum.runs);
