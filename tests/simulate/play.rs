@@ -30,6 +30,8 @@ pub(crate) struct Tally {
     pub(crate) seconds_instances: u64,
     /// Of every request.
     pub(crate) digest: u64,
+    /// Run again, whether the same was sent.
+    pub(crate) repeated: Option<bool>,
     /// What the checker has against it.
     pub(crate) objections: Vec<String>,
 }
