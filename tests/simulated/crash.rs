@@ -19,6 +19,7 @@ use pulumi_audit_forwarder::clock::Second;
 use pulumi_audit_forwarder::destination::{DestinationName, Refusal, RowId};
 use pulumi_audit_forwarder::event::OrgId;
 use pulumi_audit_forwarder::journal::decision::Decision;
+use pulumi_audit_forwarder::journal::restore::Restore;
 use pulumi_audit_forwarder::journal::{
     Acknowledge, Append, Journal, JournalError, OrgState, Outstanding, Quarantined, TallyPage, Usage,
 };
@@ -178,6 +179,10 @@ impl Journal for Mortal {
 
     async fn append(&self, org: &OrgId, append: Append) -> Result<(), JournalError> {
         self.commit(self.journal.append(org, append)).await
+    }
+
+    async fn restore(&self, org: &OrgId, steps: Vec<Restore>) -> Result<(), JournalError> {
+        self.commit(self.journal.restore(org, steps)).await
     }
 
     async fn chunk(&self, org: &OrgId, number: u64) -> Result<Option<Chunk>, JournalError> {
