@@ -8,7 +8,7 @@ CARGO_MUTANTS := .tools/bin/cargo-mutants
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint simulate crash-sweep fuzz mutants design-mutants soak bench bench-orgs tools clean
+.PHONY: help demo test lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -37,7 +37,7 @@ lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 	cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked --test crash_sweep -- -D warnings
+	cargo clippy --locked --test crash_sweep --test soak -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	$(CARGO_DENY) --locked --log-level warn check bans licenses sources
 	python3 .ci/dependency-table.py
@@ -61,6 +61,15 @@ soak: tools ## seven days of polls in half an hour, with faults at random: does 
 
 fuzz: ## what is parsed from outside, against any bytes: TARGET=page (else all in turn), SECONDS=60 for each
 	TARGET="$(TARGET)" SECONDS_EACH="$(or $(SECONDS),60)" sh fuzz/run.sh
+
+# Each of them ends with the first failure; what it found is said by its last lines.
+nightly: ## what takes a night: every point of the sweep, 100,000 seeds, both kinds of mutants, fuzzing, the soak
+	$(MAKE) simulate SEEDS=100000
+	$(MAKE) crash-sweep
+	$(MAKE) mutants
+	$(MAKE) design-mutants
+	$(MAKE) fuzz SECONDS=600
+	$(MAKE) soak
 
 tools: ## install into .tools what the tests use
 	sh tests/tools.sh

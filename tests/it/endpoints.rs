@@ -51,6 +51,7 @@ const PROMISED: [(&str, &str, &[&str]); 41] = [
     ("state_commits_total", "counter", &["kind", "outcome"]),
     ("state_commit_duration_seconds", "histogram", &["kind"]),
     ("log_lines_dropped_total", "counter", &[]),
+    ("state_damaged_journals", "gauge", &[]),
     ("build_info", "gauge", &["version", "revision"]),
     ("process_start_time_seconds", "gauge", &[]),
 ];

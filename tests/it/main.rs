@@ -23,6 +23,7 @@ mod isolation;
 mod judging;
 mod killed;
 mod lateness;
+mod matrix;
 mod proving;
 mod quarantine;
 mod reading;
