@@ -6,6 +6,7 @@
 
 mod difference;
 mod forbidden;
+mod known_time;
 pub mod plan;
 pub mod sweep;
 pub mod tally;
@@ -33,6 +34,7 @@ use crate::retry;
 
 use difference::{Changed, Difference, New};
 use forbidden::{FORBIDDEN_PAUSE, Forbidden};
+use known_time::KnownTime;
 use plan::{Kind, Next, Policy, Situation, Width};
 use sweep::{Limits, Reading, Step, Sweep};
 
@@ -74,6 +76,12 @@ pub struct Collector {
     width: Width,
     /// The service answered without a date.
     undated: bool,
+    /// Whether the time that was held against what is journaled was the service's own; nothing has been yet.
+    compared: Option<bool>,
+    /// What is journaled may have been read by a wrong time.
+    doubted: bool,
+    /// The service's time was corrected, and coverage has not been.
+    jumped: bool,
     last_head: Option<Second>,
     last: Option<Kind>,
     last_background: Option<Kind>,
@@ -162,6 +170,9 @@ impl Collector {
             limits: Limits::default(),
             width: Width::default(),
             undated: false,
+            compared: None,
+            doubted: false,
+            jumped: false,
             last_head: None,
             last: None,
             last_background: None,
@@ -208,9 +219,7 @@ impl Collector {
             Ok(start) => start,
             Err(failed) => return self.failed(failed).await,
         };
-        if self.client.take_jump()
-            && let Err(error) = self.take_back(start).await
-        {
+        if let Err(error) = self.correct(start).await {
             return self.failed(error.into()).await;
         }
         let half_full = match self.room().await {
@@ -297,20 +306,54 @@ impl Collector {
         Ok(start)
     }
 
+    /// Holds the time against what is journaled, and coverage against the time, before a window is planned with either.
+    async fn correct(&mut self, start: Second) -> Result<(), JournalError> {
+        if self.compared != Some(self.client.dated()) {
+            self.compare_time().await?;
+        }
+        self.jumped |= self.client.take_jump();
+        if self.jumped {
+            self.take_back(start).await?;
+            self.jumped = false;
+        }
+        Ok(())
+    }
+
+    /// A process believes its first date at once. Where it contradicts what earlier ones went by, that is written down before it is
+    /// used; and once it has held for a poll interval, it counts as a jump.
+    async fn compare_time(&mut self) -> Result<(), JournalError> {
+        let id = &self.settings.id;
+        let known = KnownTime::load(&*self.journal, id).await?;
+        let now = self.client.now();
+        let time = KnownTime::believed(now, self.clock.now());
+        let time = time.compared(known, now, self.state.coverage.tip());
+        if time.doubted {
+            tracing::warn!(org = %id, now = %now, "the service's time is not what the journal was read by; waiting whether it holds");
+            self.client.doubt_time();
+        }
+        if !time.is_said_by(known) {
+            time.save(&*self.journal, id).await?;
+        }
+        self.doubted = time.doubted;
+        self.compared = Some(self.client.dated());
+        Ok(())
+    }
+
     /// After the service's time was corrected: what lies beyond it cannot have been read.
     async fn take_back(&mut self, start: Second) -> Result<(), JournalError> {
         let now = self.client.now();
         tracing::warn!(org = %self.settings.id, now = %now, "the service's time has jumped");
         self.last_head = None;
-        if self.state.coverage.tip().is_none_or(|tip| tip <= now) {
-            return Ok(());
-        }
         let mut append = self.empty_append();
-        let floor = append.tally_floor;
-        // What lies below the floor was read, and could not be compared if it were read again.
-        append.coverage.take_back(now.max(start).max(floor.unwrap_or(start)), floor);
-        self.append(append).await?;
-        self.say_coverage();
+        if append.coverage.tip().is_some_and(|tip| tip > now || self.doubted) {
+            let floor = append.tally_floor;
+            // What lies below the floor was read, and could not be compared if it were read again.
+            append.coverage.take_back(now.max(start).max(floor.unwrap_or(start)), floor);
+            self.append(append).await?;
+            self.say_coverage();
+        }
+        KnownTime::believed(now, self.clock.now()).save(&*self.journal, &self.settings.id).await?;
+        self.doubted = false;
         Ok(())
     }
 

@@ -118,6 +118,11 @@ impl Client {
         std::mem::take(&mut self.jumped)
     }
 
+    /// The believed time contradicts what was known before: once it has held for a poll interval, it counts as a jump.
+    pub fn doubt_time(&mut self) {
+        self.service.doubt(self.origin.elapsed());
+    }
+
     /// Whether a token's place holds something else than when all were refused.
     pub fn tokens_changed(&self) -> bool {
         self.tokens.changed()
@@ -263,7 +268,10 @@ impl Client {
     }
 
     fn observe_date(&mut self, answer: &Response) {
-        let Some(date) = answer.header("date").and_then(date) else { return };
+        let Some(date) = answer.header("date").and_then(date) else {
+            self.jumped |= self.service.undated(self.origin.elapsed());
+            return;
+        };
         if self.service.observe(date, self.origin.elapsed()) {
             self.jumped = true;
         }

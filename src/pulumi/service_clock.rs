@@ -20,6 +20,8 @@ pub struct ServiceClock {
     believed: Option<Reading>,
     /// A jump that is not believed yet, and since when it has held.
     jump: Option<(Reading, Duration)>,
+    /// Since when what is believed has held, though it contradicts what was known before there was a date.
+    doubted: Option<Duration>,
 }
 
 /// A date and when it was read.
@@ -43,7 +45,7 @@ impl Reading {
 impl ServiceClock {
     /// `hold` is how long a jump must hold: a poll interval.
     pub fn new(hold: Duration) -> ServiceClock {
-        ServiceClock { hold, believed: None, jump: None }
+        ServiceClock { hold, believed: None, jump: None, doubted: None }
     }
 
     /// Takes in the `Date` of an answer that came `at`. Returns whether the believed time jumped.
@@ -59,15 +61,17 @@ impl ServiceClock {
             if reading.date >= believed.now(at) {
                 self.believed = Some(reading);
             }
-            return false;
+            return self.outlives_doubt(at);
         }
+        // Every date must agree, for the doubt to end.
+        self.doubted = self.doubted.map(|_| at);
         match self.jump {
             Some((jump, since)) if jump.agrees(reading) => {
                 if at.saturating_sub(since) < self.hold {
                     return false;
                 }
                 self.believed = Some(reading);
-                self.jump = None;
+                (self.jump, self.doubted) = (None, None);
                 true
             }
             _ => {
@@ -75,6 +79,22 @@ impl ServiceClock {
                 false
             }
         }
+    }
+
+    /// The believed time, or the local one where there is no date, contradicts what was known before: it counts as a jump once it has
+    /// held.
+    pub fn doubt(&mut self, at: Duration) {
+        self.doubted.get_or_insert(at);
+    }
+
+    /// An answer without a date came `at`. Returns as [`ServiceClock::observe`] does: where there has been no date, the local time is
+    /// what must hold.
+    pub fn undated(&mut self, at: Duration) -> bool {
+        self.believed.is_none() && self.outlives_doubt(at)
+    }
+
+    fn outlives_doubt(&mut self, at: Duration) -> bool {
+        self.doubted.take_if(|since| at.saturating_sub(*since) >= self.hold).is_some()
     }
 
     /// The service's time, once known.
@@ -121,6 +141,41 @@ mod tests {
             assert!(clock.observe(Second(jumped + 300), seconds(310)));
             assert_eq!(clock.now(seconds(311)), Some(Second(jumped + 301)));
         }
+    }
+
+    #[test]
+    fn a_doubted_time_that_holds_for_a_poll_interval_counts_as_a_jump_once() {
+        let mut clock = clock();
+        clock.doubt(seconds(0));
+        assert!(!clock.observe(Second(1_000_299), seconds(299)));
+        assert!(clock.observe(Second(1_000_300), seconds(300)));
+        assert!(!clock.observe(Second(1_000_900), seconds(900)));
+        assert_eq!(clock.now(seconds(901)), Some(Second(1_000_901)));
+    }
+
+    #[test]
+    fn a_doubt_does_not_end_while_dates_disagree() {
+        let mut clock = clock();
+        clock.doubt(seconds(0));
+        assert!(!clock.observe(Second(2_000_000), seconds(200)));
+        assert!(!clock.observe(Second(1_000_300), seconds(300)), "it has held since the other date only");
+        assert!(clock.observe(Second(1_000_500), seconds(500)));
+        // A first date that was the wrong one: the jump to the right one ends the doubt.
+        let mut clock = self::clock();
+        clock.doubt(seconds(0));
+        assert!(!clock.observe(Second(2_000_010), seconds(10)));
+        assert!(clock.observe(Second(2_000_310), seconds(310)));
+        assert!(!clock.observe(Second(2_000_900), seconds(900)));
+    }
+
+    #[test]
+    fn without_a_date_it_is_the_local_time_that_must_hold() {
+        let mut clock = ServiceClock::new(seconds(300));
+        assert!(!clock.undated(seconds(500)), "nobody doubted");
+        clock.doubt(seconds(500));
+        assert!(!clock.undated(seconds(799)));
+        assert!(clock.undated(seconds(800)));
+        assert!(!clock.undated(seconds(2_000)));
     }
 
     #[test]

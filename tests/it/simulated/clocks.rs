@@ -84,6 +84,49 @@ async fn a_date_that_lies_before_the_start_is_not_believed_for_ever() {
     wrong_for(6 * HOUR, DateHeader::Shifted(-3650 * DAY)).await;
 }
 
+/// A process that begins with a wrong date and dies before another could be believed, then one that begins with the truth.
+async fn begun_with(date: DateHeader, lives: i64, absent: i64, overlap: &str) {
+    let mut simulation = Simulation::of(&["acme"]).with_sentinel();
+    simulation.setup("acme").source = format!("poll_interval = \"5m\"\noverlap = {overlap:?}");
+    simulation.add("acme", events(6, BEGIN, BEGIN + 5 * DAY));
+    simulation.start();
+    simulation.pass_until(BEGIN + 60 * HOUR).await;
+    simulation.kill().await;
+    simulation.org("acme").behave(|behaviour| behaviour.date = date.clone());
+    simulation.start();
+    simulation.pass(lives).await;
+    simulation.kill().await;
+    simulation.org("acme").behave(|behaviour| behaviour.date = DateHeader::Present);
+    simulation.pass(absent).await;
+    simulation.start();
+    simulation.pass(40 * MINUTE).await;
+    assert_tip_is_not_ahead(&simulation).await;
+    simulation.pass_until(BEGIN + 7 * DAY).await;
+    simulation.assert_complete("acme", i64::MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_begins_with_a_date_ahead_and_dies_loses_and_doubles_nothing() {
+    for ahead in [HOUR, DAY, 40 * DAY] {
+        begun_with(DateHeader::Shifted(ahead), 200, 1, "15m").await;
+    }
+    begun_with(DateHeader::Shifted(40 * DAY), 200, 1, "0s").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_when_the_truth_has_passed_the_wrong_tip_before_the_next_begins() {
+    begun_with(DateHeader::Shifted(HOUR), 200, 3 * HOUR, "15m").await;
+    begun_with(DateHeader::Shifted(DAY), 200, 26 * HOUR, "15m").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_begins_with_a_date_behind_loses_and_doubles_nothing() {
+    for lives in [200, HOUR] {
+        begun_with(DateHeader::Shifted(-DAY), lives, 1, "15m").await;
+        begun_with(DateHeader::Shifted(-60 * HOUR), lives, 1, "15m").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn missing_and_garbled_dates_are_no_dates() {
     wrong_for(6 * HOUR, DateHeader::Absent).await;
