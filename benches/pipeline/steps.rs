@@ -283,7 +283,7 @@ fn requests(pages: &[Bytes], bodies: &[Bytes], add: &mut impl FnMut(&'static str
 }
 
 /// The events in pages as the service would send them, newest first, window by window.
-fn pages(raw: &[(i64, Vec<u8>)]) -> Vec<(Window, Vec<Bytes>)> {
+pub(crate) fn pages(raw: &[(i64, Vec<u8>)]) -> Vec<(Window, Vec<Bytes>)> {
     let window_of = |at: i64| at.div_euclid(WINDOW_SECONDS);
     let windows = raw.chunk_by(|a, b| window_of(a.0) == window_of(b.0));
     let page = |events: &[(i64, Vec<u8>)]| {
@@ -302,7 +302,7 @@ fn pages(raw: &[(i64, Vec<u8>)]) -> Vec<(Window, Vec<Bytes>)> {
         .collect()
 }
 
-fn summary() -> Summary {
+pub(crate) fn summary() -> Summary {
     Summary {
         start: Some(Second(0)),
         coverage: Vec::new(),

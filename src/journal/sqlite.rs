@@ -11,6 +11,7 @@ mod checksum;
 pub mod damage;
 mod fault;
 mod lock;
+mod names;
 mod restoring;
 mod rows;
 mod schema;
@@ -422,14 +423,14 @@ pub(crate) fn property(bytes: &[u8]) {
             journal.acknowledge(&id, acknowledge).await.expect("the first acknowledgement");
         });
         drop(journal);
-        let written = std::fs::read(schema::database(&directory)).expect("it is there");
+        let written = std::fs::read(names::database(&directory)).expect("it is there");
         assert!(std::fs::remove_dir_all(&directory).is_ok());
         written
     });
     let look = |body: &[u8]| {
         let directory = directory("damaged");
         std::fs::create_dir_all(&directory).expect("a directory can be made");
-        std::fs::write(schema::database(&directory), body).expect("and written to");
+        std::fs::write(names::database(&directory), body).expect("and written to");
         let found = SqliteJournal::open_read_only(&directory).and_then(|journal| {
             crate::hostile::block_on(async {
                 let state = journal.open(&id, &lanes).await?;

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::fault::Fault;
+use super::names::{beside, database};
 use super::rows::{self, LaneRow, OrgRow};
-use super::schema::{beside, database};
 use crate::chunk::Link;
 use crate::clock::Second;
 use crate::journal::decision::DECISIONS_KEPT;

@@ -8,13 +8,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::fault::Fault;
+use super::names::{beside, database};
 use super::rows::{Meta, stored};
 use super::wal;
 use crate::journal::JournalError;
@@ -175,15 +176,6 @@ CREATE TABLE decision (
     PRIMARY KEY (org, number)
 ) STRICT, WITHOUT ROWID;
 ";
-
-pub(super) fn database(directory: &Path) -> PathBuf {
-    directory.join("journal.db")
-}
-
-/// What stands beside the database under its name and an ending.
-pub(super) fn beside(directory: &Path, ending: &str) -> PathBuf {
-    directory.join(format!("journal.db{ending}"))
-}
 
 /// Makes the database if there is none. Whole or not at all: what a crash leaves is under another name, and made again.
 pub(super) fn create_if_absent(directory: &Path) -> Result<(), Fault> {

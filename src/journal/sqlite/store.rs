@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use super::fault::Fault;
 use super::lock::Lock;
 use super::schema::{Log, Others};
-use super::{damage, rows, schema, wal};
+use super::{damage, names, rows, schema, wal};
 use crate::journal::JournalError;
 
 pub(super) struct Store {
@@ -107,7 +107,7 @@ impl Store {
 
     /// Which file stands under the database's name.
     fn file_there(&self) -> Result<Option<(u64, u64)>, Fault> {
-        match std::fs::metadata(schema::database(&self.directory)) {
+        match std::fs::metadata(names::database(&self.directory)) {
             Ok(found) => Ok(Some((found.dev(), found.ino()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
@@ -123,7 +123,7 @@ impl Store {
             )),
             (None, Some(_)) => Err(Fault::Journal(JournalError::Disk(format!(
                 "`{}` is gone: put it back",
-                schema::database(&self.directory).display()
+                names::database(&self.directory).display()
             )))),
             _ => Ok(()),
         }
@@ -132,7 +132,7 @@ impl Store {
     fn connect(&self) -> Result<Connection, Fault> {
         let connection = match self.lock {
             Some(_) => schema::connect(&self.directory, self.log)?,
-            None if !schema::database(&self.directory).try_exists()? => {
+            None if !names::database(&self.directory).try_exists()? => {
                 return Err(Fault::Journal(JournalError::Unusable {
                     directory: self.directory.display().to_string(),
                     cause: "there is no journal in it yet".to_owned(),
@@ -250,7 +250,7 @@ impl Store {
 
     /// What a caller is told: damage, or a fault of the disk with what to do.
     fn say(&self, fault: Fault) -> JournalError {
-        let path = schema::database(&self.directory);
+        let path = names::database(&self.directory);
         let path = path.display();
         let error = match fault {
             Fault::Journal(error) => return error,

@@ -15,7 +15,7 @@ use std::io::{BufReader, ErrorKind, Read};
 use std::path::Path;
 
 use super::fault::Fault;
-use super::schema::beside;
+use super::names::beside;
 
 /// Bytes before a log's first frame.
 pub(super) const HEADER: u64 = 32;
