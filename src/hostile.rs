@@ -4,6 +4,8 @@
 //! property panics where it does not hold. Not part of the product: the module exists for tests and for the fuzzer only, which is why
 //! what it reaches stays private everywhere else.
 
+#![expect(clippy::expect_used, reason = "properties: they panic where they do not hold")]
+
 use std::panic::RefUnwindSafe;
 
 use base64::Engine;

@@ -5,10 +5,11 @@ mod front;
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::forwarder::{again, complete, is_complete, metric, party, paused, recent, start, works};
 use crate::world::World;
@@ -577,7 +578,7 @@ async fn whoever_besieges_the_admin_endpoints_keeps_no_probe_out_and_costs_littl
         format!("GET /livez HTTP/1.1\r\n{many}\r\n"),
         format!("GET /{long} HTTP/1.1\r\n\r\n"),
         format!("GET /livez HTTP/1.1\r\nx: {long}\r\n\r\n"),
-        format!("GET /livez HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\n"),
+        "GET /livez HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\n".to_owned(),
         "\u{0}\u{1}\u{2}\r\n\r\n".to_owned(),
     ] {
         let mut tcp = tokio::net::TcpStream::connect(&address).await.expect("it listens");
