@@ -186,7 +186,7 @@ fn holds(whole: &[u8], part: &[u8]) -> bool {
 }
 
 fn account(bytes: &[u8]) {
-    if let Some(message) = wire::error_message(bytes) {
+    if let Some(message) = wire::error_message(bytes, CANARY) {
         assert_fit_to_print(&message);
         assert!(!message.contains("pul-"), "{message}");
     }
