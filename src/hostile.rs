@@ -4,6 +4,8 @@
 //! property panics where it does not hold. Not part of the product: the module exists for tests and for the fuzzer only, which is why
 //! what it reaches stays private everywhere else.
 
+#![expect(clippy::expect_used, reason = "properties: they panic where they do not hold")]
+
 use std::panic::RefUnwindSafe;
 
 use base64::Engine;
@@ -184,7 +186,7 @@ fn holds(whole: &[u8], part: &[u8]) -> bool {
 }
 
 fn account(bytes: &[u8]) {
-    if let Some(message) = wire::error_message(bytes) {
+    if let Some(message) = wire::error_message(bytes, CANARY) {
         assert_fit_to_print(&message);
         assert!(!message.contains("pul-"), "{message}");
     }

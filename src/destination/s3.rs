@@ -407,6 +407,7 @@ async fn first(mut body: ByteStream, bytes_max: usize) -> Result<Bytes, String> 
 
 /// Any answer of a store, through the SDK.
 #[cfg(any(test, fuzzing))]
+#[expect(clippy::expect_used, reason = "a property: it panics where it does not hold")]
 pub(crate) fn property(bytes: &[u8]) {
     use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
     use aws_sdk_s3::config::retry::RetryConfig;

@@ -18,8 +18,8 @@ use super::{Failure, Request, Response, Transport};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// Idle connections go after this, so that a changed DNS answer counts soon.
 const IDLE_CONNECTION: Duration = Duration::from_secs(90);
-/// Larger bodies are read one at a time. Real pages have tens of kilobytes.
-const LARGE_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Larger bodies are read one at a time. Real pages have tens of kilobytes. Whoever waits for the turn holds this much already.
+const LARGE_BODY_BYTES: usize = 1024 * 1024;
 /// Most bytes of a certificate authority file.
 const CA_BYTES_MAX: u64 = 4 * 1024 * 1024;
 

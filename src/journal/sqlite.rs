@@ -352,6 +352,7 @@ impl Journal for SqliteJournal {
 /// Any damage to a database that was written well: three bytes say where, one what stands there now. It is noticed, or nothing that
 /// is read of it differs.
 #[cfg(any(test, fuzzing))]
+#[expect(clippy::expect_used, reason = "a property: it panics where it does not hold")]
 pub(crate) fn property(bytes: &[u8]) {
     use std::sync::OnceLock;
 

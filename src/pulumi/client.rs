@@ -334,7 +334,7 @@ pub(crate) fn date(text: &str) -> Option<Second> {
 
 /// The service's words; should they repeat the token, which need not look like one, it is taken out.
 fn said(body: &[u8], token: &Secret) -> String {
-    let message = wire::error_message(body).map(|message| message.replace(token.expose(), "[REDACTED]"));
+    let message = wire::error_message(body, token.expose());
     message.map(|message| format!(": {message}")).unwrap_or_default()
 }
 

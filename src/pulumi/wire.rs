@@ -522,17 +522,22 @@ impl<'de> Deserialize<'de> for Lossy {
 /// Most characters of the service's own words that are shown.
 const MESSAGE_CHARACTERS_MAX: usize = 200;
 
-/// The `message` of an error body, cut and without anything that looks like a token; `None` for bodies of proxies and firewalls.
-pub fn error_message(body: &[u8]) -> Option<String> {
+/// The `message` of an error body, cut and without `token` or anything that looks like one; `None` for bodies of proxies and firewalls.
+pub fn error_message(body: &[u8], token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct ErrorBody {
         message: String,
     }
     let error: ErrorBody = serde_json::from_slice(body).ok()?;
-    let words =
-        error.message.split_whitespace().map(|word| if word.contains("pul-") { "[REDACTED]" } else { word });
+    // Before anything is looked for, so that none of it hides a token; and cut last, so that no piece of one is left.
+    let plain = error.message.chars().filter(|c| c.is_whitespace() || !c.is_control()).collect::<String>();
+    let words = plain.split_whitespace();
+    let words = words.map(|word| {
+        let tells = word.contains("pul-") || (!token.is_empty() && word.contains(token));
+        if tells { "[REDACTED]" } else { word }
+    });
     let text = words.collect::<Vec<_>>().join(" ");
-    Some(text.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARACTERS_MAX).collect())
+    Some(text.chars().take(MESSAGE_CHARACTERS_MAX).collect())
 }
 
 /// Where a token's own account is. Any token may ask.
@@ -800,8 +805,12 @@ mod tests {
     #[test]
     fn an_error_message_holds_no_token() {
         let body = br#"{"code":401,"message":"token pul-0123456789 is\ninvalid"}"#;
-        assert_eq!(error_message(body).as_deref(), Some("token [REDACTED] is invalid"));
-        assert_eq!(error_message(b"<html>"), None);
+        assert_eq!(error_message(body, "pul-0123456789").as_deref(), Some("token [REDACTED] is invalid"));
+        let hidden = br#"{"message":"p\u0001ul-0123456789 and own\u0002token"}"#;
+        assert_eq!(error_message(hidden, "owntoken").as_deref(), Some("[REDACTED] and [REDACTED]"));
+        let long = format!(r#"{{"message":"{}owntoken"}}"#, "a ".repeat(97));
+        assert!(error_message(long.as_bytes(), "owntoken").is_some_and(|said| !said.contains("owntok")));
+        assert_eq!(error_message(b"<html>", "owntoken"), None);
     }
 
     #[test]

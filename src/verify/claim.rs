@@ -114,6 +114,7 @@ fn window(text: &str) -> Option<Window> {
 
 /// Any bytes under a claim's key: named as wrong, or read as they stand.
 #[cfg(any(test, fuzzing))]
+#[expect(clippy::expect_used, reason = "a property: it panics where it does not hold")]
 pub(crate) fn property(bytes: &[u8]) {
     let mut wrong = Findings::default();
     match check(bytes, &crate::hostile::org(), 7, &mut wrong) {

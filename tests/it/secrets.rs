@@ -131,6 +131,13 @@ async fn no_secret_comes_out_anywhere_through_failures_of_every_endpoint() {
     for file in ["cmdline", "environ"] {
         told.push((file.to_owned(), std::fs::read(format!("{proc}/{file}")).expect("it is ours to read")));
     }
+    // What is open has been read from the start by whoever can follow these links.
+    for open in std::fs::read_dir(format!("{proc}/fd")).expect("it is ours to read").flatten() {
+        let Ok(path) = std::fs::read_link(open.path()) else { continue };
+        if path.is_file() {
+            told.push((path.display().to_string(), std::fs::read(&path).unwrap_or_default()));
+        }
+    }
     told.push(("log".to_owned(), daemon.log().into_bytes()));
 
     // Refused for good, each in its own words, with what a person reads then; the redirects come last, as they are never left.

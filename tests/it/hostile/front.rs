@@ -120,7 +120,7 @@ async fn serve(
 }
 
 /// Reads a request's head.
-pub(super) async fn head(connection: &mut Connection) -> io::Result<Vec<u8>> {
+pub(super) async fn head<S: AsyncRead + Unpin>(connection: &mut S) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") && head.len() < 64 * 1024 {
         head.push(connection.read_u8().await?);

@@ -378,9 +378,12 @@ impl ServiceError {
     }
 }
 
-/// The library adds a token's life to the time without a look at it, and panics where no calendar reaches.
+/// The library adds a token's life to the time without a look at it, and panics where no calendar reaches. It also reads answers that
+/// are no JSON object, or no text where it skips: those it never gets to see.
 fn with_a_life_that_can_be_added(body: Bytes) -> Bytes {
-    let Ok(mut answer) = serde_json::from_slice::<serde_json::Map<String, Value>>(&body) else { return body };
+    let Ok(mut answer) = serde_json::from_slice::<serde_json::Map<String, Value>>(&body) else {
+        return Bytes::new();
+    };
     let Some(life) = answer.get_mut("expires_in") else { return body };
     match life.as_i64() {
         Some(seconds) if (0..=LIFE_SECONDS_MAX).contains(&seconds) => return body,
