@@ -164,12 +164,22 @@ async fn the_azure_cli_is_run_for_a_token() {
 
     let token = world.entra().token_for("https://monitor.azure.com");
     let until = world.clock.now() + 3_000;
+    let inherited = directory.join("inherited");
     script(&format!(
-        "echo '{{\"accessToken\":\"{token}\",\"expires_on\":{until},\"tokenType\":\"Bearer\"}}'"
+        "{{ env; readlink /proc/$$/fd/*; }} >{inherited:?}.new\nmv {inherited:?}.new {inherited:?}\n\
+         echo '{{\"accessToken\":\"{token}\",\"expires_on\":{until},\"tokenType\":\"Bearer\"}}'"
     ));
     let mut daemon = start(&world, &acme, &variables);
     complete(&world, &acme).await;
     assert_eq!(identity(&mut daemon).await, "the account signed in to the Azure CLI");
+    // The program is given neither the secrets that came from files nor what the daemon has open. No message shows this environment.
+    let inherited = std::fs::read_to_string(&inherited).expect("it was run");
+    assert!(inherited.contains("PATH=") && inherited.contains("/dev/null"), "it said what it inherits");
+    assert!(!inherited.contains(&world.pulumi().org("acme").token()), "it inherits the access token");
+    let (root, own) = (world.paths.root.display().to_string(), directory.display().to_string());
+    for open in inherited.lines().filter(|line| line.starts_with(&root)) {
+        assert!(open.starts_with(&own), "it inherits {open}");
+    }
     assert!(daemon.stop().await.success());
     assert!(!daemon.log().contains(&token));
 }
