@@ -916,7 +916,7 @@ pub(crate) fn property(bytes: &[u8]) {
     let org_defaults = built_in(ORG_DEFAULTS).unwrap_or_default();
     let mut view = View::new(org_layers(&shared, &org_defaults, &document), Some(document));
     let values: OrgFile = view.read();
-    let id = crate::hostile::org();
+    let id = crate::hostile::given::org();
     let settings = resolve::org(&mut view, &values, &id, &forwarder, &surroundings, Secrets::Unread);
     view.shown();
     assert!(settings.is_some() || !view.mistakes.is_empty(), "what is not usable is said");

@@ -3,8 +3,10 @@
 //! A secret is a file or an environment variable, never a literal; it is read again whenever it may have changed, so replacing the
 //! file is enough. Nothing here prints one. A secret is one word of text, except a certificate with its key: that is bytes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::{Digest, Sha256};
@@ -140,6 +142,7 @@ impl SecretSource {
                 file_bytes(path, &place)?
             }
             Place::Env(name) => {
+                VARIABLES.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
                 let value = std::env::var(name).map_err(|error| SecretError::Unreadable {
                     place: place.clone(),
                     // The error of a value that is not UTF-8 would print the value.
@@ -178,6 +181,16 @@ impl SecretSource {
     fn check_mode(&self, _: &Path, _: &str) -> Result<(), SecretError> {
         Ok(())
     }
+}
+
+/// The environment variables that secrets were read from.
+///
+/// *Why for the whole process:* so is the environment, and a program that one org has started would inherit the secrets of all.
+static VARIABLES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The names of the environment variables that hold secrets: no program that we start may inherit them.
+pub fn variables() -> BTreeSet<String> {
+    VARIABLES.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Reads a token that the platform puts into a file and exchanges by itself, as Kubernetes does. Its mode is the platform's choice.

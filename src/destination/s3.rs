@@ -420,7 +420,7 @@ pub(crate) fn property(bytes: &[u8]) {
         HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
     };
 
-    use crate::hostile::{CANARY, assert_fit_to_print};
+    use crate::hostile::given::{CANARY, assert_fit_to_print};
 
     #[derive(Clone, Debug)]
     struct Canned(crate::http::Response);
@@ -448,7 +448,7 @@ pub(crate) fn property(bytes: &[u8]) {
         .credentials_provider(Credentials::new("id", CANARY, None, None, "test"))
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .http_client(SharedHttpClient::new(Canned(crate::hostile::response(bytes, "retry-after"))))
+        .http_client(SharedHttpClient::new(Canned(crate::hostile::given::response(bytes, "retry-after"))))
         .build();
     let client = Client::from_conf(config);
     let sound = |refused: Refused| {
@@ -457,7 +457,7 @@ pub(crate) fn property(bytes: &[u8]) {
             assert_fit_to_print(&region);
         }
     };
-    crate::hostile::block_on(async {
+    crate::hostile::given::block_on(async {
         let put = client.put_object().bucket("b").key("k").body(ByteStream::from_static(b"x")).send().await;
         put.err().into_iter().for_each(|error| sound(Refused::new("PUT", &error)));
         let head = client.head_object().bucket("b").key("k").send().await;

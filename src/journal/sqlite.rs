@@ -364,7 +364,7 @@ pub(crate) fn property(bytes: &[u8]) {
 
     static WRITTEN: OnceLock<Vec<u8>> = OnceLock::new();
     const NOW: Second = Second(1_795_256_100);
-    let id = crate::hostile::org();
+    let id = crate::hostile::given::org();
     let lanes = [DestinationName::S3];
     let directory = |name: &str| {
         std::env::temp_dir().join(format!(
@@ -376,7 +376,7 @@ pub(crate) fn property(bytes: &[u8]) {
     let written = WRITTEN.get_or_init(|| {
         let directory = directory("written");
         let journal = SqliteJournal::open(&directory).expect("a directory can be made");
-        crate::hostile::block_on(async {
+        crate::hostile::given::block_on(async {
             let state = journal.open(&id, &lanes).await.expect("a new org");
             let window = Window::new(NOW - 100, NOW);
             let span = Span { from: window.from, until: window.until, read_at: NOW, age: 0, damaged: false };
@@ -433,7 +433,7 @@ pub(crate) fn property(bytes: &[u8]) {
         std::fs::create_dir_all(&directory).expect("a directory can be made");
         std::fs::write(names::database(&directory), body).expect("and written to");
         let found = SqliteJournal::open_read_only(&directory).and_then(|journal| {
-            crate::hostile::block_on(async {
+            crate::hostile::given::block_on(async {
                 let state = journal.open(&id, &lanes).await?;
                 let chunk = journal.chunk(&id, 0).await?;
                 let tally = journal.tally(&id, i64::MIN, i64::MAX).await?;

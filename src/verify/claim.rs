@@ -117,12 +117,12 @@ fn window(text: &str) -> Option<Window> {
 #[expect(clippy::expect_used, reason = "a property: it panics where it does not hold")]
 pub(crate) fn property(bytes: &[u8]) {
     let mut wrong = Findings::default();
-    match check(bytes, &crate::hostile::org(), 7, &mut wrong) {
+    match check(bytes, &crate::hostile::given::org(), 7, &mut wrong) {
         None => assert!(!wrong.is_empty()),
         Some(read) => {
             let written = serde_json::to_vec(&read.claim).expect("a claim has a JSON form");
             assert_eq!(serde_json::from_slice::<Claim>(&written).ok(), Some(read.claim.clone()));
-            let key = read.object_key(&crate::hostile::org(), 7);
+            let key = read.object_key(&crate::hostile::given::org(), 7);
             assert!(!wrong.is_empty() || key.as_ref() == Some(&read.claim.key));
         }
     }

@@ -155,8 +155,10 @@ async fn the_azure_cli_is_run_for_a_token() {
         std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o700)).expect("its mode can be set");
     };
     let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
-    let variables = [("PATH", path.as_str())];
-    let acme = recent(&world, "acme").with_sentinel_as("{ kind = \"azure_cli\" }");
+    let from_environment = "simulated~secret~of~the~environment~canary";
+    let variables = [("PATH", path.as_str()), ("TOKEN_TO_COME", from_environment)];
+    let mut acme = recent(&world, "acme").with_sentinel_as("{ kind = \"azure_cli\" }");
+    acme.more_source = "next_token = { env = \"TOKEN_TO_COME\" }\n".to_owned();
     world.write_config(from_ref(&acme), "");
     script("echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1");
     let (good, said) = checked(&world, &variables).await;
@@ -172,10 +174,11 @@ async fn the_azure_cli_is_run_for_a_token() {
     let mut daemon = start(&world, &acme, &variables);
     complete(&world, &acme).await;
     assert_eq!(identity(&mut daemon).await, "the account signed in to the Azure CLI");
-    // The program is given neither the secrets that came from files nor what the daemon has open. No message shows this environment.
+    // The program is given neither the secrets, from files or from the environment, nor what the daemon has open. No message shows this environment.
     let inherited = std::fs::read_to_string(&inherited).expect("it was run");
     assert!(inherited.contains("PATH=") && inherited.contains("/dev/null"), "it said what it inherits");
     assert!(!inherited.contains(&world.pulumi().org("acme").token()), "it inherits the access token");
+    assert!(!inherited.contains(from_environment), "it inherits a secret of the environment");
     let (root, own) = (world.paths.root.display().to_string(), directory.display().to_string());
     for open in inherited.lines().filter(|line| line.starts_with(&root)) {
         assert!(open.starts_with(&own), "it inherits {open}");

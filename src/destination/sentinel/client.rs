@@ -304,7 +304,7 @@ pub const NO_ROWS: &[u8] = b"[]";
 /// Any answer to rows.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn property(bytes: &[u8]) {
-    use crate::hostile::{CANARY, assert_fit_to_print};
+    use crate::hostile::given::{CANARY, assert_fit_to_print};
 
     struct Nobody;
 
@@ -316,7 +316,7 @@ pub(crate) fn property(bytes: &[u8]) {
     }
 
     for header in ["retry-after", "x-ms-error-code", "content-type", "x-ms-request-id"] {
-        let response = crate::hostile::response(bytes, header);
+        let response = crate::hostile::given::response(bytes, header);
         let clock = Clock::simulated(Second(1_795_256_100));
         let client = Client::new("https://x.example", "dcr-1", "s", || "app".into(), Arc::new(Nobody), clock);
         match client.verdict(&response, &Secret::new(CANARY.into()), 1) {

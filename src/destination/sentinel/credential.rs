@@ -281,14 +281,14 @@ fn assert_sound(fetched: Fetched) {
             // As it is counted from then on.
             assert!(Instant::now().checked_add(life.min(LIFE_MAX)).is_some());
         }
-        Err(NoToken::Failed(cause)) => crate::hostile::assert_fit_to_print(&cause),
+        Err(NoToken::Failed(cause)) => crate::hostile::given::assert_fit_to_print(&cause),
         Err(NoToken::Throttled { wait, cause }) => {
             assert!(wait.is_none_or(|wait| wait <= crate::retry::RETRY_AFTER_MAX));
-            crate::hostile::assert_fit_to_print(&cause);
+            crate::hostile::given::assert_fit_to_print(&cause);
         }
         Err(NoToken::Refused(problem)) => {
-            crate::hostile::assert_fit_to_print(&problem.cause);
-            crate::hostile::assert_fit_to_print(&problem.remedy);
+            crate::hostile::given::assert_fit_to_print(&problem.cause);
+            crate::hostile::given::assert_fit_to_print(&problem.remedy);
         }
     }
 }

@@ -107,6 +107,9 @@ impl AzureCli {
 
     async fn run(&self) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
         let mut command = Command::new(&self.program);
+        for name in crate::secret::variables() {
+            command.env_remove(name);
+        }
         command.args(["account", "get-access-token", "--output", "json", "--scope", &self.scope]);
         if let Some(tenant_id) = &self.tenant_id {
             command.args(["--tenant", tenant_id]);
@@ -141,7 +144,7 @@ fn said(words: &[u8]) -> String {
 pub(crate) fn property(bytes: &[u8]) {
     let cli = AzureCli { program: "az".into(), tenant_id: None, scope: "s".into() };
     super::assert_sound(cli.token(bytes));
-    crate::hostile::assert_fit_to_print(&said(bytes).replace(crate::hostile::CANARY, ""));
+    crate::hostile::given::assert_fit_to_print(&said(bytes).replace(crate::hostile::given::CANARY, ""));
 }
 
 #[cfg(test)]

@@ -481,7 +481,7 @@ pub(crate) fn property(bytes: &[u8]) {
         }
     }
 
-    let response = crate::hostile::response(bytes, "retry-after");
+    let response = crate::hostile::given::response(bytes, "retry-after");
     let app = App {
         authority: "https://login.example".into(),
         tenant_id: "11111111-1111-1111-1111-111111111111".into(),
@@ -494,6 +494,6 @@ pub(crate) fn property(bytes: &[u8]) {
         transport: Arc::new(Canned(response)),
         clock: Clock::simulated(Second(1_795_256_100)),
     };
-    let shown = Shown::Secret(Secret::new(crate::hostile::CANARY.into()));
-    super::assert_sound(crate::hostile::block_on(app.exchange(shown)));
+    let shown = Shown::Secret(Secret::new(crate::hostile::given::CANARY.into()));
+    super::assert_sound(crate::hostile::given::block_on(app.exchange(shown)));
 }

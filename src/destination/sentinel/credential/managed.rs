@@ -218,7 +218,7 @@ pub(crate) fn property(bytes: &[u8]) {
         }
     }
 
-    let response = crate::hostile::response(bytes, "retry-after");
+    let response = crate::hostile::given::response(bytes, "retry-after");
     let managed = Managed {
         host: ManagedHost::Machine,
         id: ManagedId::Client("c".into()),
