@@ -108,6 +108,11 @@ pub(crate) enum Act {
         host: &'static str,
         seconds: i64,
     },
+    /// Azure takes less in a request than it says.
+    Limit {
+        bytes: usize,
+        seconds: i64,
+    },
     /// Azure's tokens stop working before their time.
     RevokeAll,
     /// A new token replaces all others; the operator writes it down after a while.
@@ -345,6 +350,11 @@ impl History {
         self.rescans.last().copied().unwrap_or_default()
     }
 
+    /// How long after the last fault all that was visible in time is where it belongs: long before the last look at what was not.
+    pub(crate) fn drained(&self) -> i64 {
+        16 * MINUTE + WAIT_MAX + 2 * self.poll
+    }
+
     /// How long everything needs after the last fault: the last look and its batch, and the longest wait that was asked for.
     pub(crate) fn tail(&self) -> i64 {
         let before = self.rescans.iter().rev().nth(1).copied().unwrap_or_default();
@@ -360,6 +370,7 @@ impl Act {
             Act::Away { seconds, .. }
             | Act::Forbid { seconds, .. }
             | Act::DenyRole { seconds }
+            | Act::Limit { seconds, .. }
             | Act::Date { seconds, .. }
             | Act::Second { seconds }
             | Act::Outage { seconds, .. } => *seconds,
@@ -438,7 +449,7 @@ fn act(history: &History, chance: &mut Chance) -> Act {
     let after = *chance.pick(&[5, 200, 1_200]);
     let long = *chance.pick(&[20, 300, 15 * MINUTE, 40 * MINUTE]);
     let usual_journal = history.journal_bytes_max > 1 << 20;
-    match chance.below(35) {
+    match chance.below(40) {
         0 => Act::Kill { absence },
         1 => Act::Stop { absence },
         2..=7 => {
@@ -517,6 +528,24 @@ fn act(history: &History, chance: &mut Chance) -> Act {
                 }
             };
             Act::Outage { victim, seconds }
+        }
+        35 | 36 => Act::Limit { bytes: 4_000, seconds: HOUR },
+        37 => {
+            // As if it were a wait, and again and again.
+            let at_once = || RetryAfter::Seconds(0);
+            let part = chance.pick::<&'static str>(&["_chain/", "/date="]);
+            match chance.below(3) {
+                0 => Act::Source { org: which, fault: Fault::Throttled(at_once()), times: 12 },
+                1 => {
+                    Act::Azure { org: Some(which), fault: ingestion::Fault::throttled(at_once()), times: 12 }
+                }
+                _ => Act::Store { part, fault: memory::Fault::error(503, "SlowDown"), times: 12 },
+            }
+        }
+        // Between two commits, where there should be but one.
+        38 | 39 => {
+            let call = *chance.pick(&[Call::Commit, Call::Commit, Call::Request]);
+            Act::Crash { call: Some(call), passing: chance.below(12) as u32, side, absence: 1 }
         }
         34 => Act::Panic { host: chance.pick::<&'static str>(&[PULUMI, ENTRA, AZURE, S3]) },
         _ => Act::Crash { call: Some(Call::Commit), passing: chance.below(6) as u32, side, absence: 1 },

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use pulumi_audit_forwarder::report::status::{OrgStatus, State};
 
+use pulumi_audit_forwarder::journal::Journal;
+
 use crate::play::{Play, Tally};
 use crate::simulation::{BEGIN, HOUR};
 use crate::wire::{AZURE, PULUMI, S3};
@@ -15,6 +17,12 @@ use crate::world::truth::{Expect, Report, Source, sends, table};
 
 /// Requests a second that an org may make by default.
 const REQUESTS_PER_SECOND: u64 = 2;
+
+/// So many refusals of one kind in a row, within this time, are no backoff: eight of those that double take minutes.
+const HASTE: usize = 8;
+const HASTE_SECONDS: Duration = Duration::from_secs(5);
+/// How far before the cursor it is looked whether all is journaled.
+const JOURNALED_SECONDS: i64 = 3 * HOUR;
 
 /// Who is ill on purpose; without a name, all of that kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +156,66 @@ pub(crate) fn second(play: &mut Play, statuses: &[OrgStatus]) {
     }
 }
 
+/// At every moment: all that had happened before the cursor when it was read is in the journal. A minute that has an event has a page.
+pub(crate) async fn journaled(play: &mut Play) {
+    // Time that was covered before it was is read by later looks.
+    if play.times_were_wrong {
+        return;
+    }
+    for org in play.orgs() {
+        let state = play.simulation.state(&org).await;
+        let Some(start) = state.start else { continue };
+        let cursor = state.coverage.cursor(start).0;
+        let first = start.0.max(play.since[&org]).max(cursor - JOURNALED_SECONDS);
+        let first = state.tally_floor.map_or(first, |floor| first.max(floor.0 + 60));
+        let (from, until) = (first.div_euclid(60), cursor.div_euclid(60) + 1);
+        let id = crate::simulation::id(&org);
+        let pages = play.simulation.journal.tally(&id, from, until).await.expect("memory does not fail");
+        let minutes: BTreeSet<i64> = pages.iter().map(|page| page.minute).collect();
+        let missing = play.simulation.org(&org).truth().into_iter().find(|event| {
+            (first..cursor).contains(&event.timestamp)
+                && event.visible_at <= event.timestamp
+                && !minutes.contains(&event.timestamp.div_euclid(60))
+        });
+        if let Some(event) = missing {
+            play.objections.push(format!(
+                "M1: the cursor of {org} is {cursor}, and what happened at {} is not in its journal",
+                event.timestamp
+            ));
+        }
+    }
+}
+
+/// While all is well, what becomes visible within the overlap is where it belongs after two poll intervals: nobody waits for a later
+/// look. All has been well for `well` seconds, and for a while before.
+pub(crate) fn prompt(play: &mut Play, well: i64) {
+    let history = &play.history;
+    let (from, until) = (play.now() - well, play.now() - 2 * history.poll - history.settle - 60);
+    let late_most = (history.overlap - history.settle - 60).max(0);
+    for org in play.orgs() {
+        let mut source = play.simulation.truth(&org);
+        source.events.retain(|event| {
+            (from..until).contains(&event.visible_at)
+                && (0..=late_most).contains(&(event.visible_at - event.timestamp))
+        });
+        let expect = Expect {
+            since: play.since[&org],
+            as_of: until,
+            damaged: damaged(play, &org),
+            ..Expect::default()
+        };
+        for report in reports(play, &org, &source, &expect) {
+            if let Some(first) = report.lost.first() {
+                play.objections.push(format!(
+                    "I1: {} events of {org} became visible within the overlap, and are not at {} two poll intervals later: {first}",
+                    report.lost.len(),
+                    report.destination
+                ));
+            }
+        }
+    }
+}
+
 /// After the faults: all that was visible in time is where it belongs.
 pub(crate) fn drained(play: &mut Play, since_the_last_fault: i64) {
     let as_of = play.now() - since_the_last_fault;
@@ -209,15 +277,51 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
             objections.push(format!("I7: {org} is not well at the end: {status:?}"));
         }
         objections.extend(pressure(play, &org));
+        objections.extend(haste(play, &org));
     }
     objections.extend(play.simulation.wire.violations().into_iter().map(|text| format!("I10: {text}")));
     let careless = play.simulation.store.careless();
     if !careless.is_empty() {
         objections.push(format!("M2: written without \"only if absent\": {careless:?}"));
     }
+    let unclaimed = play.simulation.store.unclaimed();
+    if !unclaimed.is_empty() {
+        objections.push(format!("M2: written before its number was claimed: {unclaimed:?}"));
+    }
     tally.seconds_instances = u64::from(play.had_second);
     tally.objections = objections;
     tally
+}
+
+/// Whether somebody who was told to slow down, or that nobody is there, has tried again and again at once.
+fn haste(play: &Play, org: &str) -> Option<String> {
+    let all = play.simulation.wire.sent_between(Duration::ZERO, Duration::MAX);
+    let parts = [
+        (PULUMI, format!("/orgs/{org}/")),
+        (AZURE, rule_of(org)),
+        (S3, format!("_chain/org={org}/")),
+        (S3, format!("/org={org}/")),
+    ];
+    parts.into_iter().find_map(|(host, part)| {
+        let refused = |status: Option<u16>| matches!(status, Some(429 | 503));
+        let mut row: Vec<Duration> = Vec::new();
+        for sent in all.iter().filter(|sent| sent.host == host && sent.path.contains(&part)) {
+            if !refused(sent.status) {
+                row.clear();
+                continue;
+            }
+            row.push(sent.at);
+            let hasty = row.len() >= HASTE && sent.at - row[row.len() - HASTE] < HASTE_SECONDS;
+            // A start begins with no memory of a backoff.
+            let began = BEGIN + row[row.len().saturating_sub(HASTE)].as_secs() as i64;
+            if hasty && !play.deaths.iter().any(|death| (began - 1..=began + 10).contains(death)) {
+                return Some(format!(
+                    "{org} tried {HASTE} times within {HASTE_SECONDS:?} what {host} refused"
+                ));
+            }
+        }
+        None
+    })
 }
 
 /// Whether an org has asked more often than it may.

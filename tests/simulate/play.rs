@@ -18,6 +18,11 @@ use crate::world::{ingestion, pulumi};
 /// How far before the beginning the logs reach.
 const BEFORE: i64 = 4 * HOUR;
 
+/// How long all is well after the faults, while the log goes on.
+const WELL: i64 = 25 * MINUTE;
+/// What Azure takes at most in a request.
+const AZURE_BYTES: usize = 1 << 20;
+
 /// What a run was, counted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
@@ -45,6 +50,8 @@ pub(crate) struct Play {
     /// Since when each org is to be collected.
     pub(crate) since: BTreeMap<String, i64>,
     pub(crate) had_second: bool,
+    /// Time may have been covered that had not been.
+    pub(crate) times_were_wrong: bool,
     faults: u64,
     /// How long it stays away after the crash that is armed.
     absence: i64,
@@ -79,10 +86,12 @@ impl Play {
             let setup = simulation.setup(&org.name);
             (setup.sentinel, setup.s3, setup.file) = (org.sentinel, org.s3, org.file);
             setup.source.clone_from(&source);
-            let (from, until) = (BEGIN - BEFORE, BEGIN + history.length);
+            // It goes on when the faults have ended, so that what is found then is seen to be found in time.
+            let (from, until) = (BEGIN - BEFORE, BEGIN + history.length + history.drained() + WELL);
             let events = org.events(from, until, history.behaviour.page_size, history.settled());
             simulation.add(&org.name, events);
         }
+        let times_were_wrong = history.local_clock_ahead != 0;
         let since = names.iter().map(|name| ((*name).to_owned(), BEGIN)).collect();
         Play {
             history,
@@ -91,6 +100,7 @@ impl Play {
             objections: Vec::new(),
             since,
             had_second: false,
+            times_were_wrong,
             faults: 0,
             absence: 0,
         }
@@ -105,10 +115,12 @@ impl Play {
         self.pass_until(BEGIN + self.history.length).await;
         self.calm();
         // Everything that was visible in time is drained long before the last look at what was not.
-        let drained = MINUTE + 15 * MINUTE + crate::history::WAIT_MAX + 2 * self.history.poll;
+        let drained = self.history.drained();
         self.pass(drained).await;
         judge::drained(&mut self, drained);
-        self.pass(self.history.tail() - drained).await;
+        self.pass(WELL).await;
+        judge::prompt(&mut self, WELL);
+        self.pass(self.history.tail()).await;
         judge::end(&mut self).await
     }
 
@@ -156,6 +168,7 @@ impl Play {
 
     async fn kill(&mut self) {
         self.simulation.kill().await;
+        judge::journaled(self).await;
         self.deaths.push(self.now());
     }
 
@@ -177,6 +190,7 @@ impl Play {
             self.simulation.org(&org).clear_faults();
         }
         self.simulation.azure.clear_faults();
+        self.simulation.azure.limit(AZURE_BYTES, None);
         self.simulation.entra.clear_faults();
         self.simulation.store.clear_faults();
         self.simulation.wire.panics_for(AZURE, 0);
@@ -195,6 +209,8 @@ impl Play {
 
     async fn happen(&mut self, act: Act) {
         self.faults += 1;
+        judge::journaled(self).await;
+        self.times_were_wrong |= matches!(act, Act::Date { .. } | Act::LocalClock { .. });
         match act {
             Act::Kill { absence } => {
                 self.kill().await;
@@ -235,6 +251,11 @@ impl Play {
                 self.simulation.wire.goes_away(host);
                 self.pass(seconds).await;
                 self.simulation.wire.comes_back(host);
+            }
+            Act::Limit { bytes, seconds } => {
+                self.simulation.azure.limit(bytes, None);
+                self.pass(seconds).await;
+                self.simulation.azure.limit(AZURE_BYTES, None);
             }
             Act::RevokeAll => self.simulation.entra.book.revoke_all(),
             Act::RotateToken { org, after } => {
@@ -365,7 +386,7 @@ impl Play {
             return;
         }
         self.had_second = true;
-        self.simulation.start_second(&begun);
+        self.simulation.start_second(&begun).await;
         self.pass(seconds).await;
         let statuses = self.simulation.end_second().await;
         judge::second(self, &statuses);

@@ -23,7 +23,7 @@ use pulumi_audit_forwarder::destination::sentinel::credential::Credentials;
 use pulumi_audit_forwarder::event::OrgId;
 use pulumi_audit_forwarder::http::Transport;
 use pulumi_audit_forwarder::journal::memory::MemoryJournal;
-use pulumi_audit_forwarder::journal::{Journal, OrgState, WindowRecord};
+use pulumi_audit_forwarder::journal::{Append, Journal, OrgState, WindowRecord};
 use pulumi_audit_forwarder::metrics::Metrics;
 use pulumi_audit_forwarder::org::{self, Connect, Org, Shared};
 use pulumi_audit_forwarder::pulumi::budget::HostBudgets;
@@ -237,13 +237,28 @@ impl Simulation {
     }
 
     /// Starts another by mistake: it has a journal of its own, and archives these orgs to the same places.
-    pub(crate) fn start_second(&mut self, orgs: &BTreeSet<String>) {
+    /// It has begun before, so it does not take the archive for its own and go on from there.
+    pub(crate) async fn start_second(&mut self, orgs: &BTreeSet<String>) {
         assert!(self.second.is_none(), "one mistake at a time");
         let paths = Paths::below(&self.paths.root.join("second"));
         let mut setups = self.setups.clone();
         setups.retain(|org, _| orgs.contains(org));
         setups.values_mut().for_each(|setup| setup.sentinel = false);
         let journal = Arc::new(MemoryJournal::named("another"));
+        for (org, setup) in &setups {
+            let begun = journal.open(&id(org), &setup.destinations()).await.expect("memory does not fail");
+            let append = Append {
+                revision: begun.revision,
+                start: Some(Second(BEGIN)),
+                coverage: Coverage::default(),
+                chunks: Vec::new(),
+                tally: Vec::new(),
+                tally_floor: None,
+                window: None,
+                now: Second(self.now()),
+            };
+            journal.append(&id(org), append).await.expect("memory does not fail");
+        }
         self.second = Some(self.launch(&paths, &setups, journal));
     }
 

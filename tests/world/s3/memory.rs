@@ -3,7 +3,7 @@
 //! It decides in plain code and can be asked without a network. It looks at no signature; what keys are good is a fault's to say.
 //! Real servers, which others wrote, are asked elsewhere: here it is about what a client makes of the answers, at any moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ struct State {
     faults: Script<String, Fault>,
     /// Puts that would have replaced something, or that did not ask for "only if absent".
     careless: Vec<String>,
+    /// The objects that stored claims name.
+    claimed: BTreeSet<String>,
+    /// Objects that were stored before a claim named them.
+    unclaimed: Vec<String>,
 }
 
 impl Memory {
@@ -97,6 +101,11 @@ impl Memory {
     /// Puts that could have overwritten something.
     pub fn careless(&self) -> Vec<String> {
         self.state().careless.clone()
+    }
+
+    /// Objects of an org that came before their claim.
+    pub fn unclaimed(&self) -> Vec<String> {
+        self.state().unclaimed.clone()
     }
 
     pub fn answer(&self, request: Request<Bytes>) -> Verdict {
@@ -175,6 +184,7 @@ impl State {
         if only_if_absent && self.objects.contains_key(key) {
             return error(412, "PreconditionFailed", key);
         }
+        self.hold_to_its_claim(key, &body);
         let digest = Sha256::digest(&body);
         if let Some(stated) = headers.get("x-amz-checksum-sha256") {
             use base64::Engine;
@@ -191,6 +201,17 @@ impl State {
         let stored = Stored { body, etag: etag.clone(), metadata };
         self.objects.insert(key.to_owned(), stored);
         with_header(respond(200, "", Bytes::new()), "etag", &etag)
+    }
+
+    /// An object's number is claimed before it is written, so that two writers never own one.
+    fn hold_to_its_claim(&mut self, key: &str, body: &[u8]) {
+        if let Some((before, _)) = key.split_once("_chain/") {
+            let claim: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+            let object = claim.as_ref().and_then(|claim| claim["key"].as_str());
+            self.claimed.extend(object.map(|object| format!("{before}{object}")));
+        } else if key.contains("org=") && !self.claimed.contains(key) {
+            self.unclaimed.push(key.to_owned());
+        }
     }
 
     fn list(&self, query: &str) -> Response<Bytes> {
