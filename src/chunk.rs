@@ -669,6 +669,26 @@ mod tests {
     }
 
     #[test]
+    fn a_void_keeps_its_place_in_the_chain_and_none_of_its_events() {
+        let chunk = cut_from(7, Link([9; 32]), vec![new_event(Some(DAY + 36_001), "1")]).remove(0);
+        assert!(!chunk.is_void());
+        let void = chunk.clone().void();
+        assert!(void.is_void());
+        assert_eq!(void.lines(), Ok(Vec::new()), "its hash is that of no lines");
+        assert_eq!((void.count, void.first, void.last), (0, None, None));
+        assert_eq!(void.body, gzip(b"", 6), "what a destination that stores bodies stores");
+        let kept = Chunk { count: 1, first: chunk.first, last: chunk.last, sha256: chunk.sha256, ..void };
+        assert_eq!(Chunk { body: chunk.body.clone(), ..kept }, chunk, "number, link, keys and claim stay");
+    }
+
+    #[test]
+    fn an_event_of_many_mebibytes_reads_back() {
+        let huge = format!("\"{}\"", "x".repeat(3 << 20));
+        let chunks = cut(vec![new_event(Some(DAY), huge.clone())]);
+        assert_eq!(raws(&chunks[0]), [huge.into_bytes()]);
+    }
+
+    #[test]
     fn a_mode_is_written_as_it_is_read() {
         for mode in [Mode::Live, Mode::Late, Mode::Catchup, Mode::Backfill, Mode::Replay] {
             assert_eq!(Mode::parse(mode.as_str()), Some(mode));

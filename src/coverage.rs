@@ -417,6 +417,11 @@ mod tests {
         assert_eq!(coverage.tip(), Some(Second(80)));
         coverage.uncover(window(-10, 500));
         assert_eq!(coverage, Coverage::default());
+        coverage.uncover(window(0, 10));
+        assert_eq!(coverage, Coverage::default(), "there was nothing to forget");
+        coverage.cover(window(0, 100), Second(100), AGES, &[]);
+        coverage.uncover(window(0, 100));
+        assert_eq!(coverage, Coverage::default(), "nothing is left at its edges");
     }
 
     #[test]

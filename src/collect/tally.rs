@@ -319,6 +319,12 @@ mod tests {
         }
     }
 
+    fn timeless(number: u32) -> Event {
+        let mut identity = [7; 32];
+        identity[..4].copy_from_slice(&number.to_be_bytes());
+        Event { at: None, identity: Identity(identity), ..event(1, 1) }
+    }
+
     fn look(tally: &mut Tally, seen: &[(u8, u8)]) -> Vec<(u8, u8)> {
         let new = tally.take(seen.iter().map(|(identity, payload)| event(*identity, *payload)).collect());
         let mut new: Vec<(u8, u8)> =
@@ -414,11 +420,6 @@ mod tests {
 
     #[test]
     fn events_without_a_time_beyond_what_fits_are_journaled_at_every_look() {
-        let timeless = |number: u32| {
-            let mut identity = [7; 32];
-            identity[..4].copy_from_slice(&number.to_be_bytes());
-            Event { at: None, identity: Identity(identity), ..event(1, 1) }
-        };
         let most = u32::try_from(TIMELESS_IDENTITIES_MAX).unwrap();
         let mut tally = Tally::default();
         assert_eq!(tally.take((1..most).map(timeless).collect()).len(), TIMELESS_IDENTITIES_MAX - 1);
@@ -434,6 +435,47 @@ mod tests {
         assert_eq!(tally.take((0..=most).map(timed).collect()).len(), TIMELESS_IDENTITIES_MAX + 1);
         assert_eq!(tally.take(vec![timed(0), timed(most)]).len(), 0, "those with a time always fit");
         assert!(!tally.overflowed());
+    }
+
+    #[test]
+    fn what_is_put_back_has_none_of_its_twins_renames() {
+        let mut tally = Tally::default();
+        look(&mut tally, &[(1, 1)]);
+        assert_eq!(look(&mut tally, &[(1, 9)]), [], "renamed");
+        tally.put_back(&event(1, 1));
+        // Were the second occurrence known as 9, too, 3 would be the new one.
+        assert_eq!(look(&mut tally, &[(1, 9), (1, 9), (1, 3)]), [(1, 9)]);
+    }
+
+    #[test]
+    fn events_without_a_time_are_put_back_as_far_as_they_fit() {
+        let most = u32::try_from(TIMELESS_IDENTITIES_MAX).unwrap();
+        let mut tally = Tally::default();
+        (0..most).for_each(|number| tally.put_back(&timeless(number)));
+        tally.put_back(&timeless(0));
+        assert!(!tally.overflowed(), "a twin takes no more room");
+        assert_eq!(tally.take((0..most).chain([0]).map(timeless).collect()).len(), 0, "all are known");
+        tally.put_back(&timeless(most));
+        assert!(tally.overflowed());
+        assert_eq!(tally.take(vec![timeless(most)]).len(), 1, "the one that does not fit");
+        let timed = |number| Event { at: Some(Second(600)), ..timeless(number) };
+        let mut tally = Tally::default();
+        (0..=most).for_each(|number| tally.put_back(&timed(number)));
+        assert_eq!(tally.take(vec![timed(most)]).len(), 0, "those with a time always fit");
+        assert!(!tally.overflowed());
+    }
+
+    #[test]
+    fn one_more_has_the_key_of_the_occurrence_that_it_is() {
+        let mut tally = Tally::default();
+        let key = |ordinal| EventKey::new(&Identity([1; 32]), ordinal);
+        assert_eq!(tally.one_more(&event(1, 1)), key(0));
+        look(&mut tally, &[(1, 1), (1, 2), (2, 1)]);
+        assert_eq!(tally.one_more(&event(1, 1)), key(2), "whatever the others' payloads are");
+        assert_eq!(tally.one_more(&event(1, 3)), key(3));
+        assert_eq!(look(&mut tally, &[(1, 1), (1, 1), (1, 2), (1, 3), (2, 1)]), [], "and it is counted");
+        let new = tally.take(vec![event(1, 1); 5]);
+        assert_eq!(new.into_iter().map(|new| new.key).collect::<Vec<_>>(), [key(4)]);
     }
 
     #[test]
@@ -498,6 +540,20 @@ mod tests {
                     prop_assert_eq!(journaled.get(&identity).copied().unwrap_or(0), largest[&identity]);
                 }
             }
+        }
+
+        /// What is put back is what a look would have counted, to the byte.
+        #[test]
+        fn what_is_put_back_is_as_if_it_had_been_found(
+            mut events in prop::collection::vec((0u8..4, 0u8..4), 0..14)
+        ) {
+            let mut found = Tally::default();
+            look(&mut found, &events);
+            // A look counts those of one identity in the order of their payloads.
+            events.sort_unstable();
+            let mut put_back = Tally::default();
+            events.iter().for_each(|(identity, payload)| put_back.put_back(&event(*identity, *payload)));
+            prop_assert_eq!(put_back.changed(), found.changed());
         }
 
         /// Without renames, what is journaled is exactly the multiset that was there.
