@@ -51,6 +51,9 @@ const SECRET_LOOK: Duration = Duration::from_secs(2);
 /// How often catching up says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
+/// A reading of no more events is compared and packed where it is: it takes a millisecond. A larger one keeps a thread busy.
+const SMALL_READING: usize = 100;
+
 /// How long to collect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -467,9 +470,13 @@ impl Collector {
             Changed::default()
         } else {
             let seen: Vec<Event> = reading.events.into_iter().chain(reading.timeless).collect();
-            tokio::task::spawn_blocking(move || work.run(seen)).await.map_err(|_| {
-                JournalError::Damaged("comparing a window with the journal was stopped".into())
-            })??
+            if seen.len() <= SMALL_READING {
+                work.run(seen)?
+            } else {
+                tokio::task::spawn_blocking(move || work.run(seen)).await.map_err(|_| {
+                    JournalError::Damaged("comparing a window with the journal was stopped".into())
+                })??
+            }
         };
         if outcome.overflowed {
             tracing::error!(org = %id, "more events without a plausible time than can be told apart: they may be doubled");

@@ -242,6 +242,11 @@ impl OrgPlan {
         self.sentinel || self.s3 || self.file
     }
 
+    /// Something happens in most minutes.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.rate >= 40.0
+    }
+
     /// All that ever happens in this org between two moments. `settled` is the age of the last look: what becomes visible later is
     /// not promised.
     pub(crate) fn events(&self, from: i64, until: i64, page_size: usize, settled: i64) -> Vec<Event> {
@@ -343,6 +348,17 @@ impl History {
             at += takes;
         }
         history
+    }
+
+    /// The clocks are right, and pages are large and follow one another often.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.behaviour.date == DateHeader::Present
+            && self.local_clock_ahead == 0
+            && self.behaviour.page_size == 100
+            && self.poll <= 2 * MINUTE
+            && self.settle == 0
+            && self.overlap > 2 * MINUTE
+            && self.journal_bytes_max > 1 << 20
     }
 
     /// The age of the last look.

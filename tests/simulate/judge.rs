@@ -172,15 +172,12 @@ pub(crate) async fn journaled(play: &mut Play) {
         let id = crate::simulation::id(&org);
         let pages = play.simulation.journal.tally(&id, from, until).await.expect("memory does not fail");
         let minutes: BTreeSet<i64> = pages.iter().map(|page| page.minute).collect();
-        let missing = play.simulation.org(&org).truth().into_iter().find(|event| {
-            (first..cursor).contains(&event.timestamp)
-                && event.visible_at <= event.timestamp
-                && !minutes.contains(&event.timestamp.div_euclid(60))
+        let missing = play.simulation.org(&org).moments().into_iter().find(|(at, visible_at)| {
+            (first..cursor).contains(at) && visible_at <= at && !minutes.contains(&at.div_euclid(60))
         });
-        if let Some(event) = missing {
+        if let Some((at, _)) = missing {
             play.objections.push(format!(
-                "M1: the cursor of {org} is {cursor}, and what happened at {} is not in its journal",
-                event.timestamp
+                "M1: the cursor of {org} is {cursor}, and what happened at {at} is not in its journal"
             ));
         }
     }
@@ -235,7 +232,7 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
         simulated: play.simulation.elapsed(),
         deaths: play.deaths.len() as u64,
         faults: play.faults(),
-        digest: play.simulation.wire.digest(),
+        sent: play.simulation.wire.everything(),
         ..Tally::default()
     };
     // A part that panics has forgotten as much as a process that ends.
@@ -294,7 +291,7 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
 }
 
 /// Whether somebody who was told to slow down, or that nobody is there, has tried again and again at once.
-fn haste(play: &Play, org: &str) -> Option<String> {
+pub(crate) fn haste(play: &Play, org: &str) -> Option<String> {
     let all = play.simulation.wire.sent_between(Duration::ZERO, Duration::MAX);
     let parts = [
         (PULUMI, format!("/orgs/{org}/")),
@@ -325,7 +322,7 @@ fn haste(play: &Play, org: &str) -> Option<String> {
 }
 
 /// Whether an org has asked more often than it may.
-fn pressure(play: &Play, org: &str) -> Vec<String> {
+pub(crate) fn pressure(play: &Play, org: &str) -> Vec<String> {
     let mut objections = Vec::new();
     let (mut minutes, mut refused): (BTreeMap<u64, u64>, BTreeMap<u64, u64>) = Default::default();
     for sent in play.simulation.wire.asked(org) {

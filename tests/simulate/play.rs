@@ -7,7 +7,7 @@ use crate::crash::Side;
 use crate::history::{Act, History, Lane, Victim};
 use crate::judge::{self, Ill};
 use crate::simulation::{BEGIN, HOUR, MINUTE, Simulation};
-use crate::wire::{AZURE, S3};
+use crate::wire::{AZURE, S3, Sent};
 use crate::world::clock::rfc3339;
 use crate::world::pulumi::behaviour::DateHeader;
 use crate::world::s3::memory;
@@ -33,8 +33,8 @@ pub(crate) struct Tally {
     pub(crate) extras: u64,
     pub(crate) damaged: u64,
     pub(crate) seconds_instances: u64,
-    /// Of every request.
-    pub(crate) digest: u64,
+    /// Every request.
+    pub(crate) sent: Vec<Sent>,
     /// Run again, whether the same was sent.
     pub(crate) repeated: Option<bool>,
     /// What the checker has against it.
@@ -52,6 +52,8 @@ pub(crate) struct Play {
     pub(crate) had_second: bool,
     /// Time may have been covered that had not been.
     pub(crate) times_were_wrong: bool,
+    /// Something was done to it, for the judge to find.
+    pub(crate) sabotaged: bool,
     faults: u64,
     /// How long it stays away after the crash that is armed.
     absence: i64,
@@ -59,16 +61,21 @@ pub(crate) struct Play {
 
 /// Plays it to its end, and has it judged.
 pub(crate) fn play(history: History) -> Tally {
+    alone(async { Play::of(history).run().await })
+}
+
+/// In one thread, on a clock of its own.
+pub(crate) fn alone<T>(what: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .max_blocking_threads(4)
         .build();
-    runtime.expect("a runtime can be made").block_on(async { Play::of(history).run().await })
+    runtime.expect("a runtime can be made").block_on(what)
 }
 
 impl Play {
-    fn of(history: History) -> Play {
+    pub(crate) fn of(history: History) -> Play {
         let names: Vec<&str> =
             history.orgs.iter().filter(|org| org.is_configured()).map(|org| org.name.as_str()).collect();
         let mut simulation = Simulation::seeded(&names, history.seed, &history.behaviour);
@@ -101,6 +108,7 @@ impl Play {
             since,
             had_second: false,
             times_were_wrong,
+            sabotaged: false,
             faults: 0,
             absence: 0,
         }

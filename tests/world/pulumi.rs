@@ -339,6 +339,11 @@ impl OrgHandle<'_> {
         self.with(|org| org.log.truth())
     }
 
+    /// When each happened and when it became visible.
+    pub fn moments(&self) -> Vec<(i64, i64)> {
+        self.with(|org| org.log.moments().collect())
+    }
+
     pub fn shown(&self) -> Shown {
         self.with(|org| org.log.shown())
     }

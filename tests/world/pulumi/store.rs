@@ -346,6 +346,11 @@ impl Log {
         }
     }
 
+    /// When each happened and when it became visible; of what is in the list.
+    pub fn moments(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.stored.iter().map(|stored| (stored.time, stored.visible_at))
+    }
+
     pub fn truth(&self) -> Vec<TruthEvent> {
         let shown = self.shown();
         let all = self

@@ -94,6 +94,14 @@ impl Memory {
         self.state().objects.contains_key(key)
     }
 
+    /// Loses what is stored under keys that have this part; says how much there was.
+    pub fn lose(&self, part: &str) -> usize {
+        let mut state = self.state();
+        let before = state.objects.len();
+        state.objects.retain(|key, _| !key.contains(part));
+        before - state.objects.len()
+    }
+
     pub fn len(&self) -> usize {
         self.state().objects.len()
     }
