@@ -198,6 +198,14 @@ mod tests {
     }
 
     #[test]
+    fn an_offset_that_leads_out_of_the_years_is_no_time() {
+        assert_eq!(Second::parse_rfc3339("0000-01-01T00:00:00Z"), Some(Second(YEAR_0)));
+        assert_eq!(Second::parse_rfc3339("0000-01-01T00:00:00+01:00"), None);
+        assert_eq!(Second::parse_rfc3339("9999-12-31T23:59:59Z"), Some(Second(YEAR_9999)));
+        assert_eq!(Second::parse_rfc3339("9999-12-31T23:59:59-01:00"), None);
+    }
+
+    #[test]
     fn a_day_begins_at_midnight_also_before_1970() {
         assert_eq!(Second(1_795_256_100).midnight(), Second(1_795_219_200));
         assert_eq!(Second(-1).midnight(), Second(-86_400));

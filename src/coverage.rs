@@ -269,6 +269,22 @@ mod tests {
     }
 
     #[test]
+    fn a_stored_form_where_no_time_can_be_counted_is_refused() {
+        let stored = |span: Span| Coverage::from_spans(vec![span]).map(drop);
+        let good = Span { age: AGE_MAX, ..span(0, 5) };
+        assert_eq!(stored(good), Ok(()));
+        for damaged in [
+            Span { from: Second(i64::MIN), ..good },
+            Span { until: Second(i64::MAX), ..good },
+            Span { read_at: Second(i64::MAX), ..good },
+            Span { age: -1, ..good },
+            Span { age: AGE_MAX + 1, ..good },
+        ] {
+            assert_eq!(stored(damaged), Err(Disordered), "{damaged:?}");
+        }
+    }
+
+    #[test]
     fn holes_lie_between_the_start_and_the_tip_and_nowhere_else() {
         let coverage =
             Coverage::from_spans(vec![span(10, 20), span(20, 30), span(40, 50), span(51, 60)]).unwrap();
