@@ -245,7 +245,10 @@ mod tests {
 
     #[test]
     fn a_single_second_cannot_be_halved() {
-        assert_eq!(Window::new(Second(5), Second(6)).halves(), None);
+        let w = |from, until| Window::new(Second(from), Second(until));
+        assert_eq!(w(5, 6).halves(), None);
+        assert_eq!(w(0, 2).halves(), Some((w(0, 1), w(1, 2))));
+        assert_eq!(w(0, 10).halves(), Some((w(0, 5), w(5, 10))));
         assert_eq!(
             Window::new(Second(5), Second(8)).halves(),
             Some((Window::new(Second(5), Second(6)), Window::new(Second(6), Second(8))))

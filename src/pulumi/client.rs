@@ -361,6 +361,6 @@ mod tests {
     #[test]
     fn a_token_that_the_service_repeats_is_not_shown() {
         let body = br#"{"code":401,"message":"`self-hosted-token` is not valid"}"#;
-        assert_eq!(said(body, &Secret::new("self-hosted-token".into())), ": `[REDACTED]` is not valid");
+        assert_eq!(said(body, &Secret::new("self-hosted-token".into())), ": [REDACTED] is not valid");
     }
 }

@@ -19,6 +19,7 @@ use crate::world::clock::rfc3339;
 use crate::world::daemon::{Daemon, until_within};
 use crate::world::pulumi::behaviour::{BadGzip, Fault, Gzip};
 use crate::world::pulumi::events::Event;
+use crate::world::pulumi::events::Generator;
 use crate::world::script::Times;
 use crate::world::setup::OrgSetup;
 use crate::world::verdict::RetryAfter;
@@ -543,6 +544,17 @@ async fn only_lanes_wait(misdeeds: Vec<(&'static str, Misdeed)>, patience: Durat
     let names: Vec<&str> = misdeeds.iter().map(|(name, _)| *name).chain(["healthy"]).collect();
     let world = World::builder().orgs(&names).with_s3().events(40).start().await;
     let tls = world.certificates().server(Leaf::Good);
+    // An org begins when it has looked into its archive: those that are to suffer from S3 have begun before.
+    let stored = names.iter().filter(|name| name.starts_with("s3"));
+    let begun: Vec<OrgSetup> = stored.map(|name| recent(&world, name).with_file().with_s3()).collect();
+    let mut before = start(&world, &begun);
+    for setup in &begun {
+        complete(&world, setup).await;
+    }
+    assert!(before.stop().await.success());
+    for setup in &begun {
+        world.pulumi().org(&setup.org).add(Generator::seeded(9).burst(world.clock.now() - 1, 10));
+    }
     let (mut fronts, mut setups) = (Vec::new(), Vec::new());
     for (name, misdeed) in misdeeds {
         let mut setup = recent(&world, name).with_file();
