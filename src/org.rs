@@ -96,7 +96,12 @@ impl Org {
     }
 
     /// Collects and delivers until stopped, or until nothing is due and everything is delivered or paused.
+    /// A panic on the way there, as while the archive is looked at, starts it again from what is stored.
     pub async fn run(self, until: Until) {
+        kept_alive(self.clone(), move || self.clone().begin(until)).await;
+    }
+
+    async fn begin(self, until: Until) {
         let Some(state) = self.open().await else { return };
         let Some(state) = self.recovered(state, until).await else { return };
         for (destination, first) in &state.added {

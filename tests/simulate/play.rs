@@ -35,8 +35,8 @@ pub(crate) struct Tally {
     pub(crate) seconds_instances: u64,
     /// Every request.
     pub(crate) sent: Vec<Sent>,
-    /// Run again, whether the same was sent.
-    pub(crate) repeated: Option<bool>,
+    /// Run again, the first that was sent otherwise, if any.
+    pub(crate) repeated: Option<Option<String>>,
     /// What the checker has against it.
     pub(crate) objections: Vec<String>,
 }
