@@ -3,14 +3,17 @@
 //!
 //! `make soak`, or `make soak MINUTES=5` for a part of it. The seed says which faults come; `SEED=…` gives another.
 
+#![expect(clippy::expect_used, reason = "a panic is the report")]
+
 #[path = "../world/mod.rs"]
 mod world;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use world::World;
 use world::chance::Chance;
 use world::clock::rfc3339;
