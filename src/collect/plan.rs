@@ -142,13 +142,14 @@ pub fn next(situation: &Situation<'_>, policy: &Policy) -> Next {
     Next::Wait(look_at.map_or(head_at, |at| at.max(situation.now + 1).min(head_at)))
 }
 
-/// `[max(start, min(tip, now) − overlap, now − overlap − 2 × poll interval), now − settle)`; what lies between the tip and its left
-/// edge becomes a hole.
+/// `[max(start, min(tip, now) − overlap, now − settle − overlap − 2 × poll interval), now − settle)`; what lies between the tip and
+/// its left edge becomes a hole.
 fn head(situation: &Situation<'_>, policy: &Policy) -> Option<Window> {
     let Situation { now, start, .. } = *situation;
     let tip = situation.coverage.tip().unwrap_or(start);
     let overlap = if mutant::is(Mutant::NoOverlap) { 0 } else { policy.overlap };
-    let from = start.max(tip.min(now) - overlap).max(now - policy.overlap - 2 * policy.poll_interval);
+    let farthest = now - policy.settle - policy.overlap - 2 * policy.poll_interval;
+    let from = start.max(tip.min(now) - overlap).max(farthest);
     let window = above_floor(Window::new(from, now - policy.settle), situation, tip);
     (!window.is_empty()).then_some(window)
 }
@@ -319,9 +320,20 @@ mod tests {
         let head = |from, until| Next::Sweep { window: window(from, until), kind: Kind::Head };
         assert_eq!(at(1_100_300), head(1_100_000 - 900, 1_100_280));
         assert_eq!(at(1_100_600), head(1_100_000 - 900, 1_100_580), "exactly two intervals behind");
-        assert_eq!(at(1_109_000), head(1_109_000 - 1_500, 1_108_980), "what lies between becomes a hole");
+        assert_eq!(at(1_109_000), head(1_109_000 - 1_520, 1_108_980), "what lies between becomes a hole");
         let ahead = next(&situation(&coverage, 1_099_000), &policy);
         assert_eq!(ahead, head(1_099_000 - 900, 1_098_980), "a tip in the future");
+    }
+
+    #[test]
+    fn no_settle_time_makes_head_sweeps_leave_holes_or_read_nothing() {
+        for settle in [0, 90, 601, 86_400] {
+            let policy = Policy { overlap: 0, settle, ..policy() };
+            let coverage = settled(1_100_000);
+            let now = 1_100_000 + settle + policy.poll_interval;
+            let head = Next::Sweep { window: window(1_100_000, now - settle), kind: Kind::Head };
+            assert_eq!(next(&situation(&coverage, now), &policy), head, "settle {settle}");
+        }
     }
 
     #[test]

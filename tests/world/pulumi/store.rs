@@ -119,7 +119,8 @@ fn fingerprint_without(minified: &[u8], ignored: &BTreeSet<String>) -> String {
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn labelled(field: &str, value: &[u8]) -> Vec<u8> {
