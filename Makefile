@@ -64,6 +64,7 @@ fuzz: ## what is parsed from outside, against any bytes: TARGET=page (else all i
 
 # Each of them ends with the first failure; what it found is said by its last lines.
 nightly: ## what takes a night: every point of the sweep, 100,000 seeds, both kinds of mutants, fuzzing, the soak
+	PROPTEST_CASES=10000 cargo test --locked --lib verify::
 	$(MAKE) simulate SEEDS=100000
 	$(MAKE) crash-sweep
 	$(MAKE) mutants
