@@ -32,7 +32,7 @@ use crate::config::settings::{LogFormat, Settings};
 use crate::config::{Invalid, Loaded, LogLevel};
 use crate::destination::DestinationName;
 use crate::event::OrgId;
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::probe::probes;
 
 /// How the process ends. These numbers are promises to scripts and service managers.
@@ -81,6 +81,19 @@ pub struct Failure {
 impl Failure {
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Failure {
         Failure { exit, error: error.into() }
+    }
+
+    /// Of a command that needs the state directory for itself.
+    fn of_state(error: JournalError) -> Failure {
+        match error {
+            JournalError::Busy { directory, pid } => Failure::new(
+                Exit::Busy,
+                anyhow::anyhow!(
+                    "process {pid} works with state directory `{directory}`: stop the daemon first, then ask again, then start it; nothing was changed"
+                ),
+            ),
+            error => anyhow::Error::from(error).into(),
+        }
     }
 
     fn usage(text: String) -> Failure {

@@ -16,9 +16,9 @@ use crate::config::settings::Settings;
 use crate::destination::DestinationName;
 use crate::destination::s3::client::Connections;
 use crate::http::Clients;
+use crate::journal::Journal;
 use crate::journal::restore::MARK;
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Journal, JournalError};
 use crate::log::{self, LogError};
 use crate::metrics::Metrics;
 use crate::org;
@@ -59,8 +59,8 @@ async fn carry_out(
     let Some(org) = settings.orgs.first() else { return Ok(Exit::Done) };
     let clock = Clock::system();
     // Looked at first, so that a state directory that is not there is not made.
-    let known = SqliteJournal::open_read_only(&settings.state_dir).map_err(refused)?;
-    let knows = known.orgs().await.map_err(refused)?.contains(&org.id);
+    let known = SqliteJournal::open_read_only(&settings.state_dir).map_err(Failure::of_state)?;
+    let knows = known.orgs().await.map_err(Failure::of_state)?.contains(&org.id);
     drop(known);
     if !knows {
         return Err(anyhow!(
@@ -69,10 +69,10 @@ async fn carry_out(
         )
         .into());
     }
-    let journal = SqliteJournal::open(&settings.state_dir).map_err(refused)?;
+    let journal = SqliteJournal::open(&settings.state_dir).map_err(Failure::of_state)?;
     let lanes = org.destinations();
-    let state = journal.open(&org.id, &lanes).await.map_err(refused)?;
-    if journal.note(&org.id, MARK).await.map_err(refused)?.is_some() {
+    let state = journal.open(&org.id, &lanes).await.map_err(Failure::of_state)?;
+    if journal.note(&org.id, MARK).await.map_err(Failure::of_state)?.is_some() {
         return Err(anyhow!(
             "`{}` is being recovered from its archive: start the daemon, which ends that by itself",
             org.id
@@ -123,7 +123,10 @@ async fn carry_out(
         "at": clock.now().to_string(), "who": who, "from": adopted.from, "theirs": adopted.theirs, "ours": adopted.ours,
         "remaining": adopted.remaining,
     });
-    journal.set_note(&org.id, ADOPTED, Some(note.to_string().into_bytes())).await.map_err(refused)?;
+    journal
+        .set_note(&org.id, ADOPTED, Some(note.to_string().into_bytes()))
+        .await
+        .map_err(Failure::of_state)?;
     writeln!(out, "{}: adopted: {what} and have new numbers; start the daemon", org.id)?;
     if !lanes.contains(&DestinationName::Sentinel) {
         return Ok(Exit::Done);
@@ -135,16 +138,4 @@ async fn carry_out(
 fn unreachable(problem: Problem) -> Failure {
     let exit = if problem.reason == PauseReason::Disk { Exit::Failed } else { Exit::Unreachable };
     Failure { exit, error: anyhow!("{}: {}", problem.cause, problem.remedy) }
-}
-
-fn refused(error: JournalError) -> Failure {
-    match error {
-        JournalError::Busy { directory, pid } => Failure::new(
-            Exit::Busy,
-            anyhow!(
-                "process {pid} works with state directory `{directory}`: stop the daemon first, then ask again, then start it; nothing was changed"
-            ),
-        ),
-        error => anyhow::Error::from(error).into(),
-    }
 }

@@ -15,7 +15,7 @@ use crate::destination::{DestinationName, QuarantineReason, Refusal, RowId};
 use crate::event::OrgId;
 use crate::journal::decision::{Action, DECISION_ROWS_MAX, DECISION_WORDS_BYTES_MAX, Decision};
 use crate::journal::sqlite::SqliteJournal;
-use crate::journal::{Journal, JournalError, PROVISIONAL_ROWS_MAX};
+use crate::journal::{Journal, PROVISIONAL_ROWS_MAX};
 use crate::log::{self, LogError};
 use crate::metrics::Metrics;
 
@@ -64,7 +64,7 @@ async fn carry_out(
     let destination = flags.destination;
     // Looked at first, so that a state directory that is not there is not made.
     let orgs = known_orgs(settings, &looked_at(settings)?, Some(&flags.org)).await?;
-    let journal = SqliteJournal::open(&settings.state_dir).map_err(refused)?;
+    let journal = SqliteJournal::open(&settings.state_dir).map_err(Failure::of_state)?;
     for org in orgs {
         let runs =
             settings.orgs.iter().any(|known| known.id == org && known.destinations().contains(&destination));
@@ -120,18 +120,6 @@ fn record(org: &OrgId, decision: &Decision) {
         org = %org, destination = %decision.destination, action = decision.action.as_str(), count = decision.rows.len(),
         rows = which.join(" "), who = decision.who, reason = decision.reason, "decided about rows in quarantine"
     );
-}
-
-fn refused(error: JournalError) -> Failure {
-    match error {
-        JournalError::Busy { directory, pid } => Failure::new(
-            Exit::Busy,
-            anyhow!(
-                "process {pid} works with state directory `{directory}`: stop the daemon first, then ask again, then start it; nothing was changed"
-            ),
-        ),
-        error => anyhow::Error::from(error).into(),
-    }
 }
 
 /// The rows the command line means. One that it names must be there.
