@@ -11,7 +11,7 @@ host="$(rustc -vV | sed -n 's/^host: //p')"
 RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares" \
-    cargo build --quiet --target "$host" --target-dir ../target/fuzz
+    cargo build --quiet --locked --target "$host" --target-dir ../target/fuzz
 
 for target in ${TARGET:-$(ls corpus)}; do
     [ -d "corpus/$target" ] || { echo "no such target: $target; there are:" $(ls corpus) >&2; exit 2; }
