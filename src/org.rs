@@ -45,6 +45,8 @@ pub struct Shared {
     pub hosts: HostBudgets,
     pub credentials: Credentials,
     pub s3: Connections,
+    /// Moves on when a secret's file may have changed: whoever waits looks at its secrets again.
+    pub secrets_changed: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -66,6 +68,7 @@ impl Shared {
             hosts: HostBudgets::default(),
             credentials: Credentials::default(),
             s3,
+            secrets_changed: watch::Sender::default(),
         }
     }
 }

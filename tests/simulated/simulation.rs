@@ -30,6 +30,7 @@ use pulumi_audit_forwarder::pulumi::budget::HostBudgets;
 use pulumi_audit_forwarder::report::Reports;
 use pulumi_audit_forwarder::report::status::{LaneStatus, OrgStatus};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -303,6 +304,7 @@ impl Simulation {
             hosts: HostBudgets::default(),
             credentials: Credentials::default(),
             s3,
+            secrets_changed: watch::Sender::default(),
         });
         let stop = CancellationToken::new();
         let mut orgs = JoinSet::new();
