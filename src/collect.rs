@@ -562,6 +562,7 @@ impl Collector {
             checkpoints: self.checkpoints.named(),
             instance: self.state.instance.clone(),
             forwarder: env!("CARGO_PKG_VERSION").to_owned(),
+            audit: self.report.audit(),
         }
     }
 

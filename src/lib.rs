@@ -36,6 +36,7 @@
 //! | what `check` tries, and where a new trial goes | [`probe`], [`trial`], [`destination::Destination::check`] |
 //! | how an archive is proven to be whole | [`verify`] |
 //! | how lost state comes back from the archive | [`recovery`] |
+//! | who did what to this forwarder, and how that is proven | [`audit`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
@@ -56,6 +57,7 @@
 //! 5. A failed commit is never believed or retried on the same handle.
 
 pub mod admin;
+pub mod audit;
 pub mod chunk;
 pub mod cli;
 pub mod clock;

@@ -12,6 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminError, Liveness, Pulse};
+use crate::audit::who::who;
+use crate::audit::{Act, Audit, AuditError};
 use crate::clock::{Clock, Second};
 use crate::collect::Until;
 use crate::config::settings::{JournalSettings, OrgSettings, Settings};
@@ -67,6 +69,8 @@ pub enum StartError {
     )]
     Irreplaceable { directory: String, what: String, orgs: String },
     #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error(transparent)]
     Admin(#[from] AdminError),
     #[error("cannot listen for signals: {0}")]
     Signals(#[from] std::io::Error),
@@ -84,6 +88,7 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     metrics.set_damaged_journals(SqliteJournal::damaged_kept(&settings.state_dir));
     let journal: Arc<dyn Journal> = opened.clone();
     let reports = Reports::new(metrics.clone(), clock.clone());
+    reports.set_audit(Audit::open(&settings.state_dir)?);
     reports.set_state_open();
     for known in journal.orgs().await? {
         if !settings.orgs.iter().any(|org| org.id == known) {
@@ -116,15 +121,23 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
         state_dir = %settings.state_dir.display(),
         "started"
     );
+    let what = if options.once.is_some() { "run --once" } else { "run" };
+    let orgs_said = format!("{} orgs", orgs.len());
+    reports.record(
+        Act::Start,
+        &who(),
+        vec![what.to_owned(), format!("version {}", env!("CARGO_PKG_VERSION")), orgs_said],
+    );
     let until = if options.once.is_some() { Until::NothingDue } else { Until::Stopped };
     let mut running = start_orgs(&orgs, &shared, until, &stop);
     if let Some(watch) = options.watch {
         services.spawn(show(reports.clone(), watch));
     }
-    let all_done = supervise(&mut running, signals, options.once, &opened, &stop).await;
+    let (all_done, by) = supervise(&mut running, signals, options.once, &opened, &stop).await;
     running.shutdown().await;
     stop.cancel();
     services.shutdown().await;
+    reports.record(Act::Stop, by, Vec::new());
     tracing::info!("stopped");
     Ok(match (opened.damage(), options.once) {
         (Some(what), _) => Ended::Damaged(what),
@@ -198,21 +211,30 @@ fn start_orgs(
 }
 
 /// Waits for the orgs to end, for a signal, for damage in the journal, or for the time limit of `--once`. Answers whether the orgs ended
-/// by themselves.
+/// by themselves, and what ended them.
 async fn supervise(
     orgs: &mut JoinSet<()>,
     mut signals: Signals,
     once: Option<Duration>,
     journal: &SqliteJournal,
     stop: &CancellationToken,
-) -> bool {
+) -> (bool, &'static str) {
     let all_ended = async |orgs: &mut JoinSet<()>| while orgs.join_next().await.is_some() {};
-    tokio::select! {
-        () = all_ended(orgs) => return true,
-        name = signals.next() => tracing::info!(signal = name, "stopping; deliveries under way are finished first"),
-        what = journal.damaged() => tracing::error!(what, "the journal is damaged; stopping, so that the next start reads all of it"),
-        () = sleep(once.unwrap_or(Duration::MAX)) => tracing::warn!("the time limit of --once is reached"),
-    }
+    let by = tokio::select! {
+        () = all_ended(orgs) => return (true, "nothing was due any more"),
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping; deliveries under way are finished first");
+            name
+        }
+        what = journal.damaged() => {
+            tracing::error!(what, "the journal is damaged; stopping, so that the next start reads all of it");
+            "damage in the journal"
+        }
+        () = sleep(once.unwrap_or(Duration::MAX)) => {
+            tracing::warn!("the time limit of --once is reached");
+            "the time limit"
+        }
+    };
     stop.cancel();
     tokio::select! {
         ended = timeout(DRAIN_DEADLINE, all_ended(orgs)) => {
@@ -222,7 +244,7 @@ async fn supervise(
         }
         name = signals.next() => tracing::warn!(signal = name, "aborted; what was under way is sent again at the next start"),
     }
-    false
+    (false, by)
 }
 
 async fn show(reports: Reports, mut watch: Watch) {

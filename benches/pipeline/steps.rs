@@ -309,6 +309,7 @@ pub(crate) fn summary() -> Summary {
         checkpoints: std::collections::BTreeMap::from([("sentinel".to_owned(), 0)]),
         instance: "00000000000000000000000000000000".into(),
         forwarder: "0".into(),
+        audit: None,
     }
 }
 

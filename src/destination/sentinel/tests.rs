@@ -274,6 +274,7 @@ fn chunk(number: u64, descriptions: &[String], padding: &str) -> Chunk {
         checkpoints: Default::default(),
         instance: "test".into(),
         forwarder: "test".into(),
+        audit: None,
     };
     let cut = Cut {
         id: &OrgId::new("acme").unwrap(),
