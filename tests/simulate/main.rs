@@ -128,6 +128,7 @@ struct Sum {
     extras: u64,
     damaged: u64,
     seconds_instances: u64,
+    losses: u64,
     /// Run twice, and of them the same.
     twice: u64,
     same: u64,
@@ -256,6 +257,7 @@ impl Sum {
         self.extras += tally.extras;
         self.damaged += tally.damaged;
         self.seconds_instances += tally.seconds_instances;
+        self.losses += tally.losses;
         self.twice += u64::from(tally.repeated.is_some());
         self.same += u64::from(tally.repeated == Some(None));
         if let Some(Some(difference)) = tally.repeated {
@@ -276,11 +278,12 @@ impl Sum {
             hours(self.simulated)
         );
         println!(
-            "{} events, {} things that happened, {} ends of a process, {} runs with two forwarders; \
+            "{} events, {} things that happened, {} ends of a process, {} losses of state, {} runs with two forwarders; \
              {} extra rows in Azure, {} seconds declared damaged; {} seeds failed",
             self.events,
             self.faults,
             self.deaths,
+            self.losses,
             self.seconds_instances,
             self.extras,
             self.damaged,
