@@ -81,10 +81,16 @@ impl Shown {
     /// The same for two renditions of one event, and for byte-identical twins; different for anything else. A person, token name or
     /// actor name that was never shown gives a key that no event of the source has.
     pub fn key(&self, raw: &[u8]) -> String {
-        let minified = lexemes::minify(raw);
-        let mut key = fingerprint_without(&minified, &self.ignored);
+        self.key_of(&lexemes::minify(raw))
+    }
+
+    /// The same of bytes without white space.
+    pub fn key_of(&self, minified: &[u8]) -> String {
+        let members = lexemes::members(minified);
+        let mut key = fingerprint_without(minified, members.as_deref(), &self.ignored);
         for field in VOLATILE {
-            let value = lexemes::member(&minified, field);
+            let of_field = |(key, _): &&(&[u8], &[u8])| *key == field.as_bytes();
+            let value = members.iter().flatten().find(of_field).map(|(_, value)| *value);
             let label =
                 value.map(|value| self.renditions.get(&labelled(field, value)).map_or("?", String::as_str));
             key.push('|');
@@ -96,19 +102,24 @@ impl Shown {
 
 /// SHA-256 over the fixed fields, unknown ones included, in their order and as they stand. What is no object is hashed whole.
 pub fn fingerprint(raw: &[u8]) -> String {
-    fingerprint_without(&lexemes::minify(raw), &BTreeSet::new())
+    let minified = lexemes::minify(raw);
+    fingerprint_without(&minified, lexemes::members(&minified).as_deref(), &BTreeSet::new())
 }
 
-fn fingerprint_without(minified: &[u8], ignored: &BTreeSet<String>) -> String {
+fn fingerprint_without(
+    minified: &[u8],
+    members: Option<&[(&[u8], &[u8])]>,
+    ignored: &BTreeSet<String>,
+) -> String {
     let mut hash = Sha256::new();
-    match lexemes::members(minified) {
+    match members {
         None => hash.update(minified),
         Some(members) => {
             let fixed = |key: &[u8]| {
                 !VOLATILE.iter().any(|name| name.as_bytes() == key)
                     && !std::str::from_utf8(key).is_ok_and(|key| ignored.contains(key))
             };
-            for (key, value) in members.into_iter().filter(|(key, _)| fixed(key)) {
+            for (key, value) in members.iter().filter(|(key, _)| fixed(key)) {
                 hash.update((key.len() as u64).to_be_bytes());
                 hash.update(key);
                 hash.update((value.len() as u64).to_be_bytes());
@@ -370,7 +381,7 @@ impl Log {
             let mut bytes = Vec::new();
             self.render(stored, &mut bytes);
             let bytes = lexemes::minify(&bytes);
-            let key = shown.key(&bytes);
+            let key = shown.key_of(&bytes);
             TruthEvent { timestamp: stored.time, visible_at: stored.visible_at, bytes, key, forgotten }
         })
         .collect()

@@ -268,17 +268,14 @@ impl Object {
         };
         let lines = read_lines(name, &plain, &mut problems);
         let events = lines.iter().map(|line| shown.key(&line.event)).collect();
-        Object { form: Some(Form::of(&plain)), lines, events, problems }
+        Object { form: Some(Form::of(&plain, &lines)), lines, events, problems }
     }
 }
 
 impl Form {
-    fn of(plain: &[u8]) -> Form {
-        let times: Vec<i64> = plain
-            .split(|byte| *byte == b'\n')
-            .filter_map(|line| lexemes::text(lexemes::member(line, "time")?))
-            .filter_map(|time| parse_rfc3339(&time))
-            .collect();
+    /// A line that cannot be read is told as such.
+    fn of(plain: &[u8], lines: &[Line]) -> Form {
+        let times: Vec<i64> = lines.iter().filter_map(|line| parse_rfc3339(line.time.as_deref()?)).collect();
         Form {
             is_empty: plain.is_empty(),
             sha256: hex(&Sha256::digest(plain)),
