@@ -193,10 +193,11 @@ impl Sweep {
         in_bounds(&timed, &asked)?;
         let below = self.upper - 1;
         let tight = matches!(self.state, State::Tight { .. });
+        let from = self.window.from;
+        let wanted = |at: Second| at >= from;
         let Some(next) = next else {
             // The last page: every second on it is whole.
-            let from = self.window.from;
-            self.count(timed, |at| at >= from);
+            self.count(timed, wanted);
             return Ok(Some(from));
         };
         let Some(oldest) = timed.iter().filter_map(|event| event.at).min() else {
@@ -213,15 +214,13 @@ impl Sweep {
         newest_first(&timed)?;
         self.empty_pages = 0;
         if mutant::is(Mutant::FollowTokens) {
-            let from = self.window.from;
-            self.count(timed, |at| at >= from);
+            self.count(timed, wanted);
             self.token = Some(next);
             return Ok(None);
         }
         self.token = None;
-        if oldest < self.window.from {
-            let from = self.window.from;
-            self.count(timed, |at| at >= from);
+        if oldest < from {
+            self.count(timed, wanted);
             return Ok(Some(from));
         }
         if oldest < below {
@@ -424,7 +423,7 @@ impl Dense {
     }
 }
 
-/// For each identity the page that showed most of it, believed over the others.
+/// For each identity the page that showed most of it, believed over the others; of several that showed as many, the one told first.
 #[derive(Debug, Default)]
 struct Believed(HashMap<Identity, Vec<Event>>);
 
@@ -584,6 +583,17 @@ mod tests {
             }
         }
         panic!("it held 40 pages");
+    }
+
+    #[test]
+    fn a_window_is_halved_by_the_first_byte_that_does_not_fit_and_not_by_the_last_that_does() {
+        let ask = |bytes: usize| {
+            let (mut sweep, _) = Sweep::new(window(0, 1_000), Limits::default());
+            let counted = Event { raw: Bytes::from(vec![b' '; bytes]), ..event(900, 0, 0) };
+            sweep.answer(page(vec![counted, event(800, 0, 0)], Some("a")))
+        };
+        assert_eq!(asked(ask(16 << 20)), bounds(-1, 801));
+        assert!(matches!(ask((16 << 20) + 1), Step::Halve));
     }
 
     #[test]
@@ -805,6 +815,15 @@ mod tests {
             identities(reading.events),
             identities([event(109, 0, 0), event(109, 0, 1), event(105, 0, 0)])
         );
+    }
+
+    #[test]
+    fn of_two_answers_that_count_as_many_the_closer_look_is_believed() {
+        let reads = |payload| Event { payload: Payload([payload; 32]), ..event(109, 0, 0) };
+        let (mut sweep, _) = Sweep::new(window(100, 110), Limits::default());
+        asked(sweep.answer(page(vec![event(110, 0, 0), reads(1)], Some("a"))));
+        let reading = complete(sweep.answer(page(vec![reads(2)], None)));
+        assert_eq!(reading.events, [reads(2)]);
     }
 
     #[test]
