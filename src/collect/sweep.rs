@@ -975,12 +975,14 @@ mod tests {
             "the filter is ignored"
         );
         assert_eq!(by(vec![one()], vec![], vec![one()], None), damaged, "a single page proves nothing");
-        let older = vec![two(), event(104, 0, 0)];
-        assert_eq!(
-            by(vec![one()], older, vec![one(), two()], None),
-            vec![],
-            "an older event ends the walk too"
-        );
+        let (mut sweep, _) = dense(&[0], Limits::default());
+        asked(sweep.answer(page(vec![one()], Some("a"))));
+        let query = asked(sweep.answer(page(vec![two(), event(104, 0, 0)], Some("b"))));
+        assert_eq!(of_kind(&query), Some("kind-0"), "an older event ends the walk, whatever is promised");
+        let whole = complete(sweep.answer(page(vec![one(), two()], None)));
+        assert_eq!(whole.damaged, []);
+        let beside = vec![event(106, 0, 0), one()];
+        assert_eq!(by(beside, vec![two()], vec![one(), two()], None), vec![], "a newer event does not");
         let strange = vec![two(), event(120, 0, 0)];
         assert_eq!(
             by(vec![one()], strange, vec![one(), two()], None),

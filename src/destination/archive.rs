@@ -406,6 +406,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_receipt_says_what_the_store_answered_for_the_object() {
+        let created = Creation::New(Entry { status: 201, reference: "etag".into() });
+        let answer = said(Ok(created)).deliver(&chunk(0, "one", 1), &Alone).await;
+        let Answer::Durable(receipt) = answer else { panic!("not durable") };
+        assert_eq!((receipt.status, receipt.reference.as_str()), (201, "etag"));
+    }
+
+    #[tokio::test]
     async fn the_archive_is_named_after_its_store_and_asks_it_for_changed_secrets() {
         for changed in [true, false] {
             let mut archive = said(Ok(Creation::Exists));
