@@ -296,13 +296,14 @@ pub(crate) async fn known_as_delivered(
     known
 }
 
-/// After a loss of the state, what was known to be delivered all the same is not sent again.
+/// After a loss of the state, and before the next, what was known to be delivered all the same is not sent again.
 pub(crate) fn resent(play: &Play, org: &str) -> Vec<String> {
     let rows = play.simulation.azure.shared_rows_of_rule(&rule_of(org));
     let mut objections = Vec::new();
-    for loss in &play.losses {
+    for (place, loss) in play.losses.iter().enumerate() {
+        let until = play.losses.get(place + 1).map_or(u64::MAX, |next| next.uploads);
         let Some(delivered) = loss.delivered.get(org) else { continue };
-        let again = rows.iter().filter(|row| row.request > loss.uploads);
+        let again = rows.iter().filter(|row| row.request > loss.uploads && row.request <= until);
         let needless: Vec<&str> =
             again.map(|row| row.text("EventKey_s")).filter(|key| delivered.contains(*key)).collect();
         if let Some(first) = needless.first() {
