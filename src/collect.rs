@@ -456,7 +456,9 @@ impl Collector {
 
         let seen = (reading.events.len() + reading.timeless.len()) as u64;
         let work = Difference {
-            settings: self.settings.clone(),
+            id: id.clone(),
+            org: self.settings.org.clone(),
+            packing: self.settings.packing(),
             kind,
             window,
             next: self.state.next,

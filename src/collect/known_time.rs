@@ -63,6 +63,7 @@ impl KnownTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::memory::MemoryJournal;
 
     fn begins(known: Option<KnownTime>, service: i64, local: i64, tip: Option<i64>) -> bool {
         let service = Second(service);
@@ -98,6 +99,20 @@ mod tests {
     fn a_doubt_outlasts_the_process_that_had_it() {
         let doubted = Some(KnownTime { ahead: 0, doubted: true });
         assert!(begins(doubted, 1_000_000, 1_000_000, None));
+    }
+
+    #[tokio::test]
+    async fn what_one_process_wrote_down_the_next_finds_and_what_does_not_read_is_as_nothing() {
+        let (journal, id) = (MemoryJournal::new(), OrgId::new("acme").unwrap());
+        journal.open(&id, &[]).await.unwrap();
+        assert_eq!(KnownTime::load(&journal, &id).await.unwrap(), None);
+        for doubted in [true, false] {
+            let time = KnownTime { ahead: -7, doubted };
+            time.save(&journal, &id).await.unwrap();
+            assert_eq!(KnownTime::load(&journal, &id).await.unwrap(), Some(time));
+        }
+        journal.set_note(&id, NOTE, Some(b"{".to_vec())).await.unwrap();
+        assert_eq!(KnownTime::load(&journal, &id).await.unwrap(), None);
     }
 
     #[test]

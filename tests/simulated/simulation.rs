@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pulumi_audit_forwarder::clock::{Clock, Second};
 use pulumi_audit_forwarder::collect::Until;
 use pulumi_audit_forwarder::config;
@@ -450,6 +451,18 @@ impl Simulation {
                 .filter_map(|(key, body)| Some((key.strip_prefix(&below)?.to_owned(), body)))
                 .collect(),
         }
+    }
+
+    /// What is in the bucket of an org, to be looked at again and again.
+    pub(crate) fn bucket_of(&self, org: &str) -> BTreeMap<String, Bytes> {
+        ["_chain/org=", "org="]
+            .into_iter()
+            .flat_map(|folder| {
+                let folder = format!("{folder}{org}/");
+                let below = self.store.below(&format!("{PREFIX}/{folder}"));
+                below.into_iter().map(move |(name, body)| (format!("{folder}{name}"), body))
+            })
+            .collect()
     }
 
     /// The same of an org in the bucket.

@@ -4,6 +4,7 @@
 //! Real servers, which others wrote, are asked elsewhere: here it is about what a client makes of the answers, at any moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -85,9 +86,21 @@ impl Memory {
         self.state().faults.clear(|_| true);
     }
 
+    pub fn has_faults(&self) -> bool {
+        self.state().faults.is_armed()
+    }
+
     /// Everything stored, by key.
     pub fn everything(&self) -> BTreeMap<String, Vec<u8>> {
         self.state().objects.iter().map(|(key, stored)| (key.clone(), stored.body.to_vec())).collect()
+    }
+
+    /// What is stored below this, by the rest of its key. Bodies are shared.
+    pub fn below(&self, prefix: &str) -> BTreeMap<String, Bytes> {
+        let state = self.state();
+        let from = state.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.map_while(|(key, stored)| Some((key.strip_prefix(prefix)?.to_owned(), stored.body.clone())))
+            .collect()
     }
 
     pub fn has(&self, key: &str) -> bool {
