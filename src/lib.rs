@@ -36,6 +36,7 @@
 //! | what `check` tries, and where a new trial goes | [`probe`], [`trial`], [`destination::Destination::check`] |
 //! | how an archive is proven to be whole | [`verify`] |
 //! | how lost state comes back from the archive | [`recovery`] |
+//! | how secrets are exchanged with overlap | [`rotation`], [`pulumi::token`], [`secret`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
@@ -80,6 +81,7 @@ pub mod pulumi;
 pub mod recovery;
 pub mod report;
 pub mod retry;
+pub mod rotation;
 pub mod secret;
 pub mod supervisor;
 pub mod trial;

@@ -101,15 +101,22 @@ impl Reports {
                 cursor: None,
                 tip: None,
                 coverage: CoverageStatus::default(),
-                source: SourceStatus { state: State::Retired, reason: None, since: None, remedy: None },
+                source: SourceStatus {
+                    state: State::Retired,
+                    reason: None,
+                    since: None,
+                    remedy: None,
+                    token: None,
+                },
                 lanes: Vec::new(),
             },
         };
         let since = Some(Moment(self.0.clock.now()));
         last.state = State::Retired;
-        last.source = SourceStatus { state: State::Retired, reason: None, since, remedy: None };
+        last.source = SourceStatus { state: State::Retired, reason: None, since, remedy: None, token: None };
         for lane in &mut last.lanes {
             (lane.state, lane.reason, lane.since, lane.remedy) = (State::Retired, None, since, None);
+            lane.credential = None;
         }
         orgs.insert(id.clone(), Entry::Retired(Box::new(last)));
         self.0.metrics.remove_org(id);
