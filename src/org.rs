@@ -279,6 +279,7 @@ impl Org {
             party: self.report.lane(name).clone(),
             metrics: self.report.metrics(),
             clock: self.shared.clock.clone(),
+            secrets_changed: self.shared.secrets_changed.subscribe(),
             stop: self.stop.clone(),
         });
         lane.run(drained).await;

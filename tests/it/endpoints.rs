@@ -45,6 +45,7 @@ const PROMISED: [(&str, &str, &[&str]); 42] = [
     ("coverage_damaged_seconds", "gauge", &["org"]),
     ("coverage_unsettled_seconds", "gauge", &["org"]),
     ("credential_refreshes_total", "counter", &["org", "credential", "outcome"]),
+    ("credential_in_use", "gauge", &["org", "credential", "slot"]),
     ("credential_expiry_timestamp_seconds", "gauge", &["org", "credential"]),
     ("config_last_reload_successful", "gauge", &[]),
     ("config_last_reload_success_timestamp_seconds", "gauge", &[]),
