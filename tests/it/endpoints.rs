@@ -11,7 +11,7 @@ use crate::world::pulumi::behaviour::Fault;
 use crate::world::script::Times;
 
 /// The promised metrics: name without prefix, type, labels.
-const PROMISED: [(&str, &str, &[&str]); 42] = [
+const PROMISED: [(&str, &str, &[&str]); 43] = [
     ("delivered_until_timestamp_seconds", "gauge", &["org", "destination"]),
     ("cursor_timestamp_seconds", "gauge", &["org"]),
     ("tip_timestamp_seconds", "gauge", &["org"]),

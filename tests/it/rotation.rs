@@ -4,8 +4,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::slice::from_ref;
 
-use crate::forwarder::{asked, complete, metric, party, paused, recent, start, works};
+use crate::forwarder::{asked, command, complete, metric, out, party, paused, recent, start, works};
 use crate::world::World;
+use crate::world::certificates::ClientCertificate;
 use crate::world::daemon::{Daemon, until};
 use crate::world::pulumi::behaviour::Fault;
 use crate::world::pulumi::events::{Event, Generator};
@@ -219,4 +220,45 @@ async fn a_second_client_secret_takes_over_without_a_pause() {
     assert!(daemon.stop().await.success());
     assert_eq!(switches(&daemon), 1);
     assert!(!daemon.log().contains("\"message\":\"paused\"") && !daemon.log().contains("the~second"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_certificate_takes_over_when_the_first_is_removed_from_the_app() {
+    let world = World::builder().events(60).start().await;
+    let (first, second) = (ClientCertificate::create(), ClientCertificate::create());
+    world.entra().trusts(TENANT, CLIENT_ID, &first);
+    let pem = world.paths.write_secret_bytes("first.pem", first.pem.as_bytes());
+    let pair = world.paths.write_secret_bytes("second.p12", &second.pkcs12("the~password"));
+    let password = world.paths.write_secret("second-password", "the~password");
+    let acme = recent(&world, "acme").with_sentinel_as(&format!(
+        "{{ kind = \"client_certificate\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, certificate = {{ file = {pem:?} }}, \
+         next_certificate = {{ file = {pair:?} }}, next_password = {{ file = {password:?} }} }}"
+    ));
+    let mut daemon = start(&world, from_ref(&acme));
+    complete(&world, &acme).await;
+    assert_eq!(slot(&mut daemon, "sentinel").await, "certificate");
+    world.entra().trusts(TENANT, CLIENT_ID, &second);
+    world.entra().book.revoke_all();
+    world.pulumi().org("acme").add(Generator::seeded(9).burst(world.clock.now() - 1, 20));
+    complete(&world, &acme).await;
+    assert_eq!(slot(&mut daemon, "sentinel").await, "next_certificate");
+    assert!(daemon.stop().await.success());
+    assert_eq!(switches(&daemon), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tries_both_client_secrets_and_one_that_works_makes_the_other_a_warning() {
+    let (world, _, mut daemon) = with_second_secret("never~known").await;
+    assert!(daemon.stop().await.success());
+    let ended = command(&world, &["check"]).await;
+    let said = out(&ended);
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    assert!(said.contains("other secret") && said.contains("next_secret is refused"), "{said}");
+    // The other way round: the second is right and the first is not.
+    world.entra().rotate_secret(TENANT, CLIENT_ID, "never~known");
+    let ended = command(&world, &["check"]).await;
+    let said = out(&ended);
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    assert!(said.contains("other secret") && said.contains("next_secret is used meanwhile"), "{said}");
+    assert!(!said.contains("never~known"));
 }
