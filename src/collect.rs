@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Link, Summary};
@@ -31,6 +31,7 @@ use crate::pulumi::budget::Urgency;
 use crate::pulumi::client::{Client, SourceError};
 use crate::report::{CoverageFigures, OrgReport};
 use crate::retry;
+use crate::rotation::Slot;
 
 use difference::{Changed, Difference, New};
 use forbidden::{FORBIDDEN_PAUSE, Forbidden};
@@ -46,8 +47,13 @@ const CONFIGURATION_PAUSE: Duration = Duration::from_secs(300);
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 /// How often a full journal is looked at again.
 const FULL_PAUSE: Duration = Duration::from_secs(2);
-/// How often a changed secret is looked for while one is refused.
+/// How often a changed secret is looked for while one is refused; and how long after something was said to have changed it is looked
+/// at again, should it have been half written.
 const SECRET_LOOK: Duration = Duration::from_secs(2);
+/// How long refused credentials are left alone when somebody says that something has changed, and it has not.
+const NUDGED_PAUSE: Duration = Duration::from_secs(10);
+/// Where the place of the token in use is noted.
+const TOKEN_NOTE: &str = "token_in_use";
 /// How often catching up says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
@@ -75,6 +81,10 @@ pub struct Collector {
     report: OrgReport,
     metrics: Arc<OrgMetrics>,
     clock: Clock,
+    /// Moves on when a secret may have changed.
+    secrets_changed: watch::Receiver<u64>,
+    /// The place of the token in use, as noted.
+    slot: Option<Slot>,
     limits: Limits,
     width: Width,
     /// The service answered without a date.
@@ -110,6 +120,8 @@ pub struct Parts {
     pub report: OrgReport,
     pub metrics: Arc<OrgMetrics>,
     pub clock: Clock,
+    /// Moves on when a secret may have changed.
+    pub secrets_changed: watch::Receiver<u64>,
 }
 
 /// What one step led to.
@@ -170,6 +182,8 @@ impl Collector {
             report: parts.report,
             metrics: parts.metrics,
             clock: parts.clock,
+            secrets_changed: parts.secrets_changed,
+            slot: None,
             limits: Limits::default(),
             width: Width::default(),
             undated: false,
@@ -196,6 +210,7 @@ impl Collector {
 
     async fn collect(&mut self, until: Until) {
         self.say_coverage();
+        self.recall_token().await;
         self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
         if let Some(wait) = self.extra_try().await {
             self.report.source().waiting(
@@ -205,15 +220,72 @@ impl Collector {
             );
             sleep(wait).await;
         }
+        let mut probe = false;
         loop {
-            let outcome = self.step().await;
+            let outcome = if probe { self.probe().await } else { self.step().await };
+            self.note_token().await;
+            probe = false;
             match outcome {
                 Outcome::Progress => {}
                 Outcome::Idle(_) | Outcome::Paused(_) if until == Until::NothingDue => return,
-                Outcome::Idle(wait) | Outcome::Waiting(wait) => sleep(wait).await,
+                Outcome::Idle(wait) => probe = self.idle(wait).await,
+                Outcome::Waiting(wait) => sleep(wait).await,
                 Outcome::Paused(wait) => self.wait_for_a_person(wait).await,
             }
         }
+    }
+
+    /// Waits until something is due; earlier, and with `true`, when there is a token to be tried.
+    async fn idle(&mut self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return false,
+                () = said(&mut self.secrets_changed) => {}
+            }
+            if self.client.tokens_nudged().await {
+                return true;
+            }
+            tokio::select! {
+                () = sleep_until(until) => return false,
+                () = sleep(SECRET_LOOK) => {}
+            }
+            if self.client.tokens_changed().await {
+                return true;
+            }
+        }
+    }
+
+    /// The cheapest question there is, to see what a token is worth.
+    async fn probe(&mut self) -> Outcome {
+        match self.client.check().await {
+            Ok(()) => Outcome::Progress,
+            Err(refused) => self.failed(refused.into()).await,
+        }
+    }
+
+    /// Begins with the token that was in use before a restart: the other one may be refused, and each refused call is somebody's
+    /// alarm.
+    async fn recall_token(&mut self) {
+        let note = self.journal.note(&self.settings.id, TOKEN_NOTE).await.ok().flatten();
+        self.slot = note.and_then(|note| Slot::parse(&String::from_utf8(note).ok()?));
+        if let Some(slot) = self.slot {
+            self.client.begin_with(slot);
+        }
+    }
+
+    async fn note_token(&mut self) {
+        let Some(slot) = self.client.slot().filter(|slot| self.slot != Some(*slot)) else { return };
+        // The first place needs no note as long as there is none.
+        let begin = self.slot.is_none() && slot == Slot::First;
+        if !begin {
+            let note = Some(slot.as_str().as_bytes().to_vec());
+            if let Err(error) = self.journal.set_note(&self.settings.id, TOKEN_NOTE, note).await {
+                tracing::warn!(org = %self.settings.id, %error, "cannot note which token is in use");
+                return;
+            }
+        }
+        self.slot = Some(slot);
     }
 
     /// One decision and what follows from it.
@@ -708,12 +780,28 @@ impl Collector {
         Outcome::Waiting(wait)
     }
 
-    /// Waits, but ends early when a token's place holds something else.
+    /// Waits, but ends early when a token's place holds something else, and that may help.
     async fn wait_for_a_person(&mut self, wait: Duration) {
         let begun = Instant::now();
+        let reason = self.report.source().problem().map(|problem| problem.reason);
+        let helps = matches!(
+            reason,
+            Some(PauseReason::Credentials | PauseReason::Permission | PauseReason::Configuration)
+        );
         while begun.elapsed() < wait {
-            sleep(SECRET_LOOK.min(wait)).await;
-            if self.client.tokens_changed() && self.extra_try().await.is_none() {
+            let left = wait.saturating_sub(begun.elapsed());
+            let nudged = tokio::select! {
+                () = sleep(SECRET_LOOK.min(left)) => false,
+                () = said_after(&mut self.secrets_changed, Duration::from_secs(1)) => true,
+            };
+            if !helps {
+                continue;
+            }
+            let changed =
+                if nudged { self.client.tokens_nudged().await } else { self.client.tokens_changed().await };
+            // A 401 may be asked about once more when somebody says so; a 403 only where something has changed.
+            let asked = nudged && reason == Some(PauseReason::Credentials) && begun.elapsed() >= NUDGED_PAUSE;
+            if (changed && self.extra_try().await.is_none()) || asked {
                 return;
             }
         }
@@ -729,6 +817,19 @@ impl Collector {
         }
         wait
     }
+}
+
+/// Ends when somebody says that a secret may have changed.
+async fn said(secrets_changed: &mut watch::Receiver<u64>) {
+    if secrets_changed.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The same, but not before some time has passed: it may be said a thousand times a second.
+async fn said_after(secrets_changed: &mut watch::Receiver<u64>, pause: Duration) {
+    sleep(pause).await;
+    said(secrets_changed).await;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -200,11 +200,14 @@ pub struct SourceSection {
 
     /// Pulumi access token of someone who may read the organization's audit logs: `{ file = "…" }` or `{ env = "…" }`.
     ///
-    /// Required. The file must be readable by the daemon's user alone; it is read again when the token is refused, so replacing
-    /// it is enough.
+    /// Required. The file must be readable by the daemon's user alone; replacing it is enough. What it holds then is tried with the
+    /// next request, and is in use once Pulumi has accepted it; until then, and if it is refused, the old token stays in use.
     pub token: Option<SecretPlace>,
 
-    /// A second token, tried when the first is refused, so that tokens can be exchanged without a gap.
+    /// A second token, so that tokens can be exchanged without a gap.
+    ///
+    /// It is taken over when the one in use is refused or is about to end, and on SIGHUP or when its file changes. Either of the two
+    /// may be the one in use: the status says which.
     pub next_token: Option<SecretPlace>,
 
     /// How often the newest events are fetched.
@@ -413,6 +416,10 @@ pub struct IdentitySection {
     /// The client secret: `{ file = "…" }` or `{ env = "…" }`. Required for `client_secret`.
     pub secret: Option<SecretPlace>,
 
+    /// A second client secret of the same app, so that secrets can be exchanged without a gap: taken over when Entra ID refuses the
+    /// one in use (expired, deleted), and on SIGHUP or when its file changes.
+    pub next_secret: Option<SecretPlace>,
+
     /// The certificate with its RSA private key: `{ file = "…" }` or `{ env = "…" }`. Required for `client_certificate`.
     ///
     /// PEM (key not encrypted), or PKCS#12, as it is or in base64 as Key Vault hands it out. Further certificates of the chain may
@@ -423,6 +430,14 @@ pub struct IdentitySection {
     ///
     /// Default: the empty password.
     pub password: Option<SecretPlace>,
+
+    /// A second certificate with its key, of the same app; as `next_secret`.
+    pub next_certificate: Option<SecretPlace>,
+
+    /// The password of `next_certificate`, in PKCS#12 form.
+    ///
+    /// Default: the empty password.
+    pub next_password: Option<SecretPlace>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -500,6 +515,13 @@ pub struct S3Section {
 
     /// The key's secret: `{ file = "…" }` or `{ env = "…" }`.
     pub secret_access_key: Option<SecretPlace>,
+
+    /// A second fixed access key, with `next_secret_access_key`, so that keys can be exchanged without a gap: taken over when the store
+    /// refuses the one in use, and on SIGHUP or when its secret's file changes.
+    pub next_access_key_id: Option<String>,
+
+    /// The second key's secret: `{ file = "…" }` or `{ env = "…" }`.
+    pub next_secret_access_key: Option<SecretPlace>,
 
     /// Encryption to ask for: `AES256` (the store's own keys) or `aws:kms`.
     ///

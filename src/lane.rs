@@ -30,6 +30,10 @@ const PROBE_FIRST: Duration = Duration::from_secs(60);
 const PROBE_LAST: Duration = Duration::from_secs(300);
 /// How often a changed secret is looked for while one is refused.
 const SECRET_LOOK: Duration = Duration::from_secs(2);
+/// How often a secret is looked at that is said to have changed: it may be half written the first time.
+const LOOKS: u32 = 2;
+/// How long a paused lane leaves its destination alone when somebody says that something has changed.
+const NUDGED_PAUSE: Duration = Duration::from_secs(10);
 /// How often the disk is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 /// How often the figures of a busy lane are computed anew.
@@ -47,6 +51,12 @@ pub struct Lane {
     party: Party,
     metrics: Arc<OrgMetrics>,
     clock: Clock,
+    secrets_changed: watch::Receiver<u64>,
+    /// How often the destination is still to look at its secrets, and when it last did.
+    looks: u32,
+    looked_at: Option<Instant>,
+    /// What of the destination's credentials is counted already: taken over, refused.
+    counted: (u64, u64),
     /// Without a definitive answer, in a row.
     failures: u32,
     /// Refused probes in a row.
@@ -68,6 +78,8 @@ pub struct Parts {
     pub party: Party,
     pub metrics: Arc<OrgMetrics>,
     pub clock: Clock,
+    /// Moves on when a secret may have changed.
+    pub secrets_changed: watch::Receiver<u64>,
     pub stop: CancellationToken,
 }
 
@@ -84,6 +96,10 @@ impl Lane {
             party: parts.party,
             metrics: parts.metrics,
             clock: parts.clock,
+            secrets_changed: parts.secrets_changed,
+            looks: 0,
+            looked_at: None,
+            counted: (0, 0),
             failures: 0,
             probes: 0,
             figures_at: None,
@@ -96,7 +112,9 @@ impl Lane {
     /// when nothing more will be journaled: then the lane ends as soon as it has delivered everything or is paused.
     pub async fn run(mut self, drained: CancellationToken) {
         let passed = Passed::load(&*self.journal, &self.org, self.name).await;
+        self.counted = self.destination.standing().map_or((0, 0), |known| (known.taken, known.refused));
         while !self.stop.is_cancelled() {
+            self.look_at_secrets().await;
             // Seen before the journal is asked, so that a commit after the question ends the wait below, and the last commit of all
             // is not taken for the end of what there is to deliver.
             self.journaled.borrow_and_update();
@@ -129,6 +147,7 @@ impl Lane {
             }
             let answer = self.destination.deliver(&chunk, &backlog).await;
             self.metrics.lane(self.name).delivery_duration.observe(begun.elapsed().as_secs_f64());
+            self.say_credential();
             let paused = matches!(answer, Answer::Paused(_));
             let ending = drained.is_cancelled();
             match answer {
@@ -257,6 +276,37 @@ impl Lane {
         self.sleep(DISK_PAUSE).await;
     }
 
+    /// After somebody said that a secret may have changed, but not all the time.
+    async fn look_at_secrets(&mut self) {
+        if self.secrets_changed.has_changed().unwrap_or(false) {
+            self.secrets_changed.borrow_and_update();
+            self.looks = LOOKS;
+        }
+        if self.looks == 0 || self.looked_at.is_some_and(|at| at.elapsed() < SECRET_LOOK) {
+            return;
+        }
+        self.looks -= 1;
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.destination.look_at_secrets() => {}
+        }
+        self.looked_at = Some(Instant::now());
+        self.say_credential();
+    }
+
+    /// Which of two secrets is in use.
+    fn say_credential(&mut self) {
+        let Some(standing) = self.destination.standing() else { return };
+        for (now, before, ok) in
+            [(standing.taken, self.counted.0, true), (standing.refused, self.counted.1, false)]
+        {
+            (before..now).for_each(|_| self.metrics.credential_refresh(self.name.as_str(), ok));
+        }
+        self.counted = (standing.taken, standing.refused);
+        self.party.uses(&standing);
+    }
+
     async fn wait_for_chunks(&mut self, drained: &CancellationToken) {
         tokio::select! {
             changed = self.journaled.changed() => {
@@ -268,6 +318,7 @@ impl Lane {
                     }
                 }
             }
+            looks = next_look(&mut self.secrets_changed, self.looks, self.looked_at) => self.looks = looks,
             () = drained.cancelled() => {}
             () = self.stop.cancelled() => {}
         }
@@ -288,10 +339,13 @@ impl Lane {
     }
 
     async fn sleep_until_secret_changes(&mut self, wait: Duration) {
-        let until = Instant::now() + wait;
+        let begun = Instant::now();
+        let until = begun + wait;
         while Instant::now() < until && !self.stop.is_cancelled() {
             self.sleep(SECRET_LOOK.min(until - Instant::now())).await;
-            if self.destination.secret_changed().await {
+            // A person may say that something has changed where no file shows it.
+            let said = begun.elapsed() >= NUDGED_PAUSE && self.secrets_changed.has_changed().unwrap_or(false);
+            if said || self.destination.secret_changed().await {
                 return;
             }
         }
@@ -325,6 +379,20 @@ async fn next_after(journaled: &mut watch::Receiver<Journaled>, pause: Duration)
         std::future::pending::<()>().await;
     }
     sleep(pause).await;
+}
+
+/// Waits until secrets are to be looked at, and says how often.
+async fn next_look(secrets_changed: &mut watch::Receiver<u64>, looks: u32, last: Option<Instant>) -> u32 {
+    if let Some(last) = last {
+        sleep_until(last + SECRET_LOOK).await;
+    }
+    if looks > 0 {
+        return looks;
+    }
+    if secrets_changed.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    LOOKS
 }
 
 struct JournalBacklog {
@@ -493,6 +561,7 @@ mod tests {
             party: report.lane(DestinationName::File).clone(),
             metrics: report.metrics(),
             clock,
+            secrets_changed: watch::channel(0).1,
             stop: CancellationToken::new(),
         });
         lane.run(drained).await;

@@ -37,6 +37,7 @@
 //! | how an archive is proven to be whole | [`verify`] |
 //! | how lost state comes back from the archive | [`recovery`] |
 //! | who did what to this forwarder, and how that is proven | [`audit`] |
+//! | how secrets are exchanged with overlap | [`rotation`], [`pulumi::token`], [`secret`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
@@ -82,6 +83,7 @@ pub mod pulumi;
 pub mod recovery;
 pub mod report;
 pub mod retry;
+pub mod rotation;
 pub mod secret;
 pub mod supervisor;
 pub mod trial;

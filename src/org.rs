@@ -223,13 +223,14 @@ impl Org {
             }
         };
         let metrics = self.report.metrics();
-        let client = Client::new(
+        let mut client = Client::new(
             &self.settings,
             transport,
             &self.shared.hosts,
             self.shared.clock.clone(),
             metrics.clone(),
         );
+        client.reports_to(self.report.source().clone());
         let collector = Collector::new(collect::Parts {
             settings: self.settings.clone(),
             phase: self.phase,
@@ -242,6 +243,7 @@ impl Org {
             report: self.report.clone(),
             metrics,
             clock: self.shared.clock.clone(),
+            secrets_changed: self.shared.secrets_changed.subscribe(),
         });
         collector.run(until, self.stop.clone()).await;
     }
@@ -277,6 +279,7 @@ impl Org {
             party: self.report.lane(name).clone(),
             metrics: self.report.metrics(),
             clock: self.shared.clock.clone(),
+            secrets_changed: self.shared.secrets_changed.subscribe(),
             stop: self.stop.clone(),
         });
         lane.run(drained).await;

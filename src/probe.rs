@@ -27,6 +27,7 @@ use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::org::{self, Shared};
 use crate::report::Reports;
+use crate::rotation::Standing;
 use crate::trial::{How, Outcome, Trial};
 
 /// Orgs that are tried at the same time.
@@ -97,6 +98,17 @@ async fn in_time(party: &str, trials: impl Future<Output = Vec<Trial>>) -> (&str
     (party, trials)
 }
 
+/// What is wrong with one of two configured secrets, where the other one works.
+fn of_secrets(standing: &Standing) -> Option<Trial> {
+    let key = standing.in_use?.key;
+    let cause = standing.warning.as_ref().or(standing.given_up.as_ref())?;
+    let outcome = Outcome::Warning {
+        cause: format!("one of the two secrets is refused: {cause}"),
+        remedy: format!("replace it, or remove it from the configuration; {key} is used meanwhile"),
+    };
+    Some(Trial::new("other secret", outcome))
+}
+
 async fn of_destination(
     org: &OrgSettings,
     name: DestinationName,
@@ -106,7 +118,14 @@ async fn of_destination(
 ) -> Vec<Trial> {
     let report = shared.reports.org(org);
     let mut trials = match org::destination(org, name, shared, &report, Vec::new()) {
-        Ok(mut destination) => destination.check(how).await,
+        Ok(mut destination) => {
+            let mut trials = destination.check(how).await;
+            if !trials.iter().any(Trial::ends) {
+                destination.look_at_secrets().await;
+                trials.extend(destination.standing().and_then(|standing| of_secrets(&standing)));
+            }
+            trials
+        }
         Err(problem) => vec![Trial { tried: "settings", outcome: Outcome::Failed(problem) }],
     };
     if let Some(sentinel) = &org.sentinel

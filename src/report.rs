@@ -74,7 +74,13 @@ impl Reports {
                 Some(name) => report.0.lanes.get(&name).cloned(),
             });
             known.unwrap_or_else(|| {
-                Party::new(&settings.id, destination, self.0.clock.clone(), Arc::clone(&metrics))
+                Party::new(
+                    &settings.id,
+                    destination,
+                    self.0.clock.clone(),
+                    Arc::clone(&metrics),
+                    self.0.audit.get().cloned(),
+                )
             })
         };
         let report = OrgReport(Arc::new(Org {
@@ -107,15 +113,22 @@ impl Reports {
                 cursor: None,
                 tip: None,
                 coverage: CoverageStatus::default(),
-                source: SourceStatus { state: State::Retired, reason: None, since: None, remedy: None },
+                source: SourceStatus {
+                    state: State::Retired,
+                    reason: None,
+                    since: None,
+                    remedy: None,
+                    token: None,
+                },
                 lanes: Vec::new(),
             },
         };
         let since = Some(Moment(self.0.clock.now()));
         last.state = State::Retired;
-        last.source = SourceStatus { state: State::Retired, reason: None, since, remedy: None };
+        last.source = SourceStatus { state: State::Retired, reason: None, since, remedy: None, token: None };
         for lane in &mut last.lanes {
             (lane.state, lane.reason, lane.since, lane.remedy) = (State::Retired, None, since, None);
+            lane.credential = None;
         }
         orgs.insert(id.clone(), Known::Retired(Box::new(last)));
         self.0.metrics.remove_org(id);

@@ -73,6 +73,14 @@ impl fmt::Debug for SecretBytes {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
+impl Fingerprint {
+    /// Of several secrets that belong together.
+    pub fn of_all(parts: impl IntoIterator<Item = Fingerprint>) -> Fingerprint {
+        let all = parts.into_iter().fold(Sha256::new(), |hasher, part| hasher.chain_update(part.0));
+        Fingerprint(all.finalize().into())
+    }
+}
+
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint([REDACTED])")
@@ -80,7 +88,7 @@ impl fmt::Debug for Fingerprint {
 }
 
 /// Where a secret comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SecretSource {
     pub place: Place,
     /// `allow_group_readable_secrets`: accept mode 0440, as Kubernetes' fsGroup makes it.
@@ -102,7 +110,7 @@ impl fmt::Display for Place {
     }
 }
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SecretError {
     #[error("cannot read secret {place}: {cause}; put the secret there, readable for this user only")]
     Unreadable { place: String, cause: String },

@@ -90,6 +90,7 @@ mod tests {
             checkpoints: Default::default(),
             instance: instance.into(),
             forwarder: "test".into(),
+            audit: None,
         }
     }
 

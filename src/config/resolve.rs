@@ -13,8 +13,8 @@ use super::layers::View;
 use super::quantity::{Period, Size};
 use super::settings::{
     Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Checksums, S3Credentials,
-    S3Encryption, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings, SourceSettings,
-    Start,
+    S3Encryption, S3Key, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings,
+    SourceSettings, Start,
 };
 use super::{
     ChecksumsName, CloudName, ColumnsName, ForwarderFile, LockModeName, LogFormatName, LogLevel,
@@ -701,24 +701,58 @@ impl Reader<'_> {
             |name| name.chars().count() <= NAME_CHARACTERS_MAX && !name.contains(char::is_control),
         )?;
         if let Some(profile) = profile {
-            if section.access_key_id.is_some() || section.secret_access_key.is_some() {
+            let first = section.access_key_id.is_some() || section.secret_access_key.is_some();
+            if first || section.next_access_key_id.is_some() || section.next_secret_access_key.is_some() {
                 let text = "names credentials, and so does access_key_id: remove one of the two";
                 self.view.refuse(&["s3", "profile"], text);
                 return None;
             }
             return Some(S3Credentials::Profile(profile));
         }
+        let next = self.s3_key(
+            ["next_access_key_id", "next_secret_access_key"],
+            section.next_access_key_id.as_deref(),
+            section.next_secret_access_key.as_ref(),
+            "next_access_key_id and next_secret_access_key belong together; without both, there is no second key",
+        );
         if section.access_key_id.is_none() && section.secret_access_key.is_none() {
             let wrong = self.view.found_wrong(id) || self.view.found_wrong(secret);
+            if next?.is_some() {
+                let text = "is the second of two keys: give access_key_id and secret_access_key too";
+                self.view.refuse(&["s3", "next_access_key_id"], text);
+                return None;
+            }
             return (!wrong).then_some(S3Credentials::Default);
         }
-        let both = "access_key_id and secret_access_key belong together; without both, the AWS SDK's own search is used";
-        let access_key_id = self.name(id, section.access_key_id.as_deref(), both);
-        let secret_access_key = match &section.secret_access_key {
-            Some(place) => self.secret(secret, Some(place)),
-            None => required(self.view, secret, None, both),
+        let key = self.s3_key(
+            ["access_key_id", "secret_access_key"],
+            section.access_key_id.as_deref(),
+            section.secret_access_key.as_ref(),
+            "access_key_id and secret_access_key belong together; without both, the AWS SDK's own search is used",
+        );
+        let next = next?;
+        Some(S3Credentials::Static { key: key??, next })
+    }
+
+    /// A fixed key, where one of its halves is given.
+    fn s3_key(
+        &mut self,
+        names: [&str; 2],
+        access_key_id: Option<&str>,
+        secret_access_key: Option<&SecretPlace>,
+        both: &str,
+    ) -> Option<Option<S3Key>> {
+        let [id, secret] = names.map(|name| ["s3", name]);
+        if access_key_id.is_none() && secret_access_key.is_none() {
+            let wrong = self.view.found_wrong(&id) || self.view.found_wrong(&secret);
+            return (!wrong).then_some(None);
+        }
+        let access_key_id = self.name(&id, access_key_id, both);
+        let secret_access_key = match secret_access_key {
+            Some(place) => self.secret(&secret, Some(place)),
+            None => required(self.view, &secret, None, both),
         };
-        Some(S3Credentials::Static { access_key_id: access_key_id?, secret_access_key: secret_access_key? })
+        Some(Some(S3Key { access_key_id: access_key_id?, secret_access_key: secret_access_key? }))
     }
 }
 

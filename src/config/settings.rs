@@ -149,6 +149,7 @@ pub enum AzureIdentity {
         tenant_id: String,
         client_id: String,
         secret: SecretSource,
+        next_secret: Option<SecretSource>,
     },
     ClientCertificate {
         tenant_id: String,
@@ -157,6 +158,7 @@ pub enum AzureIdentity {
         certificate: SecretSource,
         /// Of PKCS#12.
         password: Option<SecretSource>,
+        next: Option<NextCertificate>,
     },
     /// The platform's own token, exchanged for one of Entra's.
     WorkloadIdentity {
@@ -178,6 +180,13 @@ pub enum AzureIdentity {
     ManagedOrCli {
         id: ManagedId,
     },
+}
+
+/// A second certificate, and its password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextCertificate {
+    pub certificate: SecretSource,
+    pub password: Option<SecretSource>,
 }
 
 /// Who answers for managed identities.
@@ -227,9 +236,16 @@ pub enum S3Credentials {
     /// This profile and nothing else.
     Profile(String),
     Static {
-        access_key_id: String,
-        secret_access_key: SecretSource,
+        key: S3Key,
+        next: Option<S3Key>,
     },
+}
+
+/// A fixed access key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct S3Key {
+    pub access_key_id: String,
+    pub secret_access_key: SecretSource,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

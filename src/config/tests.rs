@@ -302,6 +302,41 @@ fn an_upper_choice_of_a_secret_or_identity_replaces_the_lower_one_whole() {
 }
 
 #[test]
+fn each_secret_may_have_a_second_one() {
+    let text = SENTINEL.replace(
+        "secret = { file = \"../token\" }",
+        "secret = { file = \"../token\" }, next_secret = { file = \"../next\" }",
+    ) + "[s3]\nbucket = \"audit\"\naccess_key_id = \"AKIA\"\nsecret_access_key = { file = \"../token\" }\n\
+         next_access_key_id = \"AKIB\"\nnext_secret_access_key = { file = \"../next\" }\n";
+    assert!(text.contains("next_secret ="), "the fixture has a client secret: {text}");
+    let written = Written::new("").org("acme", &text).secret("next", "second", 0o600);
+    let settings = written.settings();
+    let place = Place::File(written.path("orgs/../next"));
+    let AzureIdentity::ClientSecret { next_secret: Some(next), .. } =
+        settings.orgs[0].sentinel.clone().unwrap().identity
+    else {
+        panic!()
+    };
+    assert_eq!(next.place, place);
+    let S3Credentials::Static { next: Some(next), .. } = &settings.orgs[0].s3.as_ref().unwrap().credentials
+    else {
+        panic!()
+    };
+    assert_eq!((next.access_key_id.as_str(), &next.secret_access_key.place), ("AKIB", &place));
+
+    let certificate = "{ kind = \"client_certificate\", tenant_id = \"t\", client_id = \"c\", certificate = { file = \"../token\" }, \
+                       next_certificate = { file = \"../next.p12\" }, next_password = { file = \"../token\" } }";
+    let written = azure_identity(certificate, &[]).secret("next.p12", "x\ny\n", 0o600);
+    let AzureIdentity::ClientCertificate { next: Some(next), password: None, .. } =
+        written.settings().orgs[0].sentinel.clone().unwrap().identity
+    else {
+        panic!()
+    };
+    assert_eq!(next.certificate.place, Place::File(written.path("orgs/../next.p12")));
+    assert_eq!(next.password.unwrap().place, Place::File(written.path("orgs/../token")));
+}
+
+#[test]
 fn chunks_are_packed_for_storage_only_where_a_destination_stores_them() {
     let named = |org: &str, more: &str| SENTINEL.replace("acme-corp", org) + more;
     let settings = Written::new("")
@@ -730,12 +765,35 @@ fn every_mistake_is_answered_with_its_place_and_remedy() {
         identity("{ kind = \"client_secret\", tenant_id = \"t\", client_id = \"c\", secret = \"s\" }"),
     );
 
+    say(
+        "Sentinel: next secret of another kind",
+        identity("{ kind = \"managed_identity\", next_secret = { file = \"../token\" } }"),
+    );
+    say(
+        "Sentinel: next password alone",
+        identity(
+            "{ kind = \"client_certificate\", tenant_id = \"t\", client_id = \"c\", certificate = { file = \"../token\" }, next_password = { file = \"../token\" } }",
+        ),
+    );
+
     say("S3: no bucket", s3(""));
     say("S3: bucket as an address", s3("bucket = \"s3://x\""));
     say("S3: bucket's name", s3("bucket = \"a b\""));
     say("S3: prefix", s3("bucket = \"acme-audit\"\nprefix = \"a//b\""));
     say("S3: half a key", s3("bucket = \"acme-audit\"\naccess_key_id = \"AKIA\""));
     say("S3: the other half", s3("bucket = \"acme-audit\"\nsecret_access_key = { file = \"../token\" }"));
+    say(
+        "S3: half a second key",
+        s3(
+            "bucket = \"acme-audit\"\naccess_key_id = \"AKIA\"\nsecret_access_key = { file = \"../token\" }\nnext_access_key_id = \"AKIB\"",
+        ),
+    );
+    say(
+        "S3: a second key alone",
+        s3(
+            "bucket = \"acme-audit\"\nnext_access_key_id = \"AKIB\"\nnext_secret_access_key = { file = \"../token\" }",
+        ),
+    );
     say("S3: endpoint unencrypted", s3("bucket = \"acme-audit\"\nendpoint_url = \"http://10.0.0.1:9000\""));
     let s3_with = |text: &str| s3(&format!("bucket = \"acme-audit\"\n{text}"));
     say("S3: profile and key", s3_with("profile = \"audit\"\naccess_key_id = \"AKIA\""));

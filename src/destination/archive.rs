@@ -28,6 +28,7 @@ use crate::destination::{Answer, Backlog, Destination, DestinationName, Receipt}
 use crate::event::{OrgId, hex};
 use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
+use crate::rotation::Standing;
 use crate::trial::{How, Outcome, Trial};
 
 /// Most bytes read of a claim that is not ours: enough to say whose it is.
@@ -145,6 +146,14 @@ pub trait Store: Send {
     }
 
     async fn secret_changed(&mut self) -> bool;
+
+    /// As [`Destination::look_at_secrets`].
+    async fn look_at_secrets(&mut self) {}
+
+    /// As [`Destination::standing`].
+    fn standing(&self) -> Option<Standing> {
+        None
+    }
 
     /// As [`Destination::check`]; the write probe is the archive's business.
     async fn check(&mut self, how: &How) -> Vec<Trial>;
@@ -286,6 +295,14 @@ impl<S: Store> Destination for Archive<S> {
 
     async fn secret_changed(&mut self) -> bool {
         self.store.secret_changed().await
+    }
+
+    async fn look_at_secrets(&mut self) {
+        self.store.look_at_secrets().await;
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        self.store.standing()
     }
 
     async fn check(&mut self, how: &How) -> Vec<Trial> {

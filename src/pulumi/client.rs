@@ -18,9 +18,11 @@ use crate::http::{Failure, Request, Response, Transport};
 use crate::metrics::OrgMetrics;
 use crate::pulumi::budget::{HostBudget, HostBudgets, OrgBudget, Urgency};
 use crate::pulumi::service_clock::ServiceClock;
-use crate::pulumi::token::Tokens;
+use crate::pulumi::token::{TokenPlaces, Tokens};
 use crate::pulumi::wire::{self, Account, Malformed, Page, Query};
+use crate::report::Party;
 use crate::retry;
+use crate::rotation::{Refusal, Slot};
 use crate::secret::Secret;
 
 /// Most bytes of a page, decoded.
@@ -60,6 +62,8 @@ pub struct Client {
     api_url: String,
     transport: Arc<dyn Transport>,
     tokens: Tokens,
+    /// Who is told which token is in use.
+    party: Option<Party>,
     budget: OrgBudget,
     service: ServiceClock,
     clock: Clock,
@@ -86,7 +90,8 @@ impl Client {
             org: settings.org.clone(),
             api_url: source.api_url.clone(),
             transport,
-            tokens: Tokens::new(source.token.clone(), source.next_token.clone()),
+            tokens: Tokens::new(TokenPlaces::new(source.token.clone(), source.next_token.clone())),
+            party: None,
             budget: OrgBudget::new(source.requests_per_second, host),
             service: ServiceClock::new(source.poll_interval),
             clock,
@@ -123,9 +128,43 @@ impl Client {
         self.service.doubt(self.origin.elapsed());
     }
 
-    /// Whether a token's place holds something else than when all were refused.
-    pub fn tokens_changed(&self) -> bool {
-        self.tokens.changed()
+    /// From now on this party says which token is in use.
+    pub fn reports_to(&mut self, party: Party) {
+        self.party = Some(party);
+    }
+
+    /// Which token to begin with: the one in use before a restart.
+    pub fn begin_with(&mut self, slot: Slot) {
+        self.tokens.begin_with(slot);
+    }
+
+    /// Which token is in use.
+    pub fn slot(&self) -> Option<Slot> {
+        self.tokens.slot()
+    }
+
+    /// Whether a token's place holds something that is to be tried.
+    pub async fn tokens_changed(&mut self) -> bool {
+        self.tokens.look(self.now()).await;
+        self.report_tokens();
+        self.tokens.is_due()
+    }
+
+    /// The same when somebody said that there is something new: also a token that nobody has tried yet.
+    pub async fn tokens_nudged(&mut self) -> bool {
+        self.tokens.look(self.now()).await;
+        self.tokens.nudged();
+        self.report_tokens();
+        self.tokens.is_due()
+    }
+
+    fn report_tokens(&self) {
+        let Some(party) = &self.party else { return };
+        let standing = self.tokens.standing();
+        if let Some(end) = standing.in_use.and_then(|in_use| in_use.expires) {
+            self.metrics.credential_expiry("source", end);
+        }
+        party.uses(&standing);
     }
 
     pub fn host(&self) -> &HostBudget {
@@ -176,47 +215,59 @@ impl Client {
         wire::parse_account(&answer.body).ok_or(SourceError::Transient(what))
     }
 
-    /// One request, and a second one with another token if the first is refused with 401.
+    /// One request, and another one with another token where one is refused and there is another: at most one for each value that
+    /// a place holds.
     async fn ask(&mut self, path: &str, urgency: Urgency) -> Result<Response, SourceError> {
-        let mut token = match self.tokens.current() {
-            Ok(token) => token,
-            Err(error) => {
-                self.tokens.all_refused();
-                return Err(SourceError::Credentials {
-                    cause: error.to_string(),
-                    remedy: format!(
-                        "put an access token into {}; it is taken up by itself",
-                        self.tokens.places()
-                    ),
-                });
-            }
-        };
-        let mut tried_other = false;
+        let answer = self.ask_in_turn(path, urgency).await;
+        self.report_tokens();
+        answer
+    }
+
+    async fn ask_in_turn(&mut self, path: &str, urgency: Urgency) -> Result<Response, SourceError> {
+        let mut choice = self.tokens.choose(self.now()).await.map_err(|error| SourceError::Credentials {
+            cause: error.to_string(),
+            remedy: format!(
+                "put an access token into {}; it is taken up by itself",
+                self.tokens.places().names()
+            ),
+        })?;
+        // What is said in the end: a 403 rather than a 401, because it is tried more seldom.
+        let mut forbidden = None;
         loop {
-            let answer = self.exchange(path, &token, urgency).await?;
-            if answer.status == 403 {
-                // Remembered, so that a token that was replaced is tried at once.
-                self.tokens.forbidden();
-            }
-            if answer.status != 401 {
-                return self.meaning(answer, &token);
-            }
-            let other = if tried_other { None } else { self.tokens.other() };
-            self.metrics.credential_refresh("source", other.is_some());
-            match other {
-                Some(other) => {
-                    tried_other = true;
-                    token = other;
+            let answer = self.exchange(path, choice.value(), urgency).await?;
+            let refusal = match answer.status {
+                401 => Refusal::Unknown,
+                403 if wire::is_expiry_policy(&answer.body) => Refusal::TooLong,
+                403 => Refusal::Forbidden,
+                // It does not see the organization, which the one in use does.
+                404 if self.tokens.is_spare(&choice) => Refusal::Forbidden,
+                status => {
+                    if status == 200 {
+                        let taken = self.tokens.taken();
+                        self.tokens.accepted(&choice);
+                        if self.tokens.taken() > taken {
+                            self.metrics.credential_refresh("source", true);
+                        }
+                    }
+                    return self.meaning(answer, choice.value());
                 }
+            };
+            self.metrics.credential_refresh("source", false);
+            let said = said(&answer.body, choice.value());
+            let why = format!("Pulumi answered {}{said}", answer.status);
+            if answer.status == 403 && !self.tokens.is_spare(&choice) {
+                forbidden = forbidden.or(self.meaning(answer, choice.value()).err());
+            }
+            match self.tokens.refused(choice, refusal, &why) {
+                Some(other) => choice = other,
                 None => {
-                    self.tokens.all_refused();
-                    return Err(SourceError::Credentials {
-                        cause: format!("Pulumi refused the access token (401){}", said(&answer.body, &token)),
+                    return Err(forbidden.unwrap_or_else(|| SourceError::Credentials {
+                        cause: format!("Pulumi refused the access token (401){said}"),
                         remedy: format!(
                             "put a valid access token into {}; it is taken up by itself, and nothing is lost meanwhile",
-                            self.tokens.places()
+                            self.tokens.places().names()
                         ),
-                    });
+                    }));
                 }
             }
         }

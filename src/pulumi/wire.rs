@@ -540,6 +540,13 @@ pub fn error_message(body: &[u8], token: &str) -> Option<String> {
     Some(text.chars().take(MESSAGE_CHARACTERS_MAX).collect())
 }
 
+/// Whether a 403 speaks of the organization's policy on how long tokens live, as opposed to a missing permission or a firewall.
+/// Its words are not documented; that it names the days is.
+pub fn is_expiry_policy(body: &[u8]) -> bool {
+    let Some(text) = error_message(body, "").map(|text| text.to_lowercase()) else { return false };
+    text.contains("token") && (text.contains("expir") || text.contains("days"))
+}
+
 /// Where a token's own account is. Any token may ask.
 pub const ACCOUNT_PATH: &str = "/api/user";
 /// Most characters of a name that are kept.

@@ -49,6 +49,7 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
                 tenant_id: "tenant".into(),
                 client_id: "client".into(),
                 secret: secret(),
+                next_secret: None,
             },
             ca_file: None,
         }),

@@ -31,6 +31,7 @@ mod reading;
 mod recovery;
 mod referees;
 mod restarts;
+mod rotation;
 mod sameness;
 mod secrets;
 mod simulated;

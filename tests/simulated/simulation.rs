@@ -69,6 +69,10 @@ pub(crate) struct Setup {
     pub(crate) file: bool,
     /// More lines of `[source]`.
     pub(crate) source: String,
+    /// More keys of `identity` of `[sentinel]`, each after a comma.
+    pub(crate) identity: String,
+    /// More lines of `[s3]`.
+    pub(crate) bucket: String,
 }
 
 impl Setup {
@@ -89,6 +93,8 @@ impl Setup {
             s3: false,
             file: true,
             source: String::new(),
+            identity: String::new(),
+            bucket: String::new(),
         }
     }
 }
@@ -117,6 +123,7 @@ struct Process {
     stop: CancellationToken,
     orgs: JoinSet<()>,
     reports: Reports,
+    shared: Arc<Shared>,
     fate: Arc<Fate>,
 }
 
@@ -224,6 +231,28 @@ impl Simulation {
         self.paths.write_secret(&format!("{org}-token-next"), token)
     }
 
+    /// Any other secret, by the name of its file.
+    pub(crate) fn write_secret(&self, name: &str, value: &str) -> PathBuf {
+        self.paths.write_secret(name, value)
+    }
+
+    /// The same as a careless program does it: what is there is cut off first, and it is readable to its owner all the time.
+    pub(crate) fn write_over(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.paths.secret(name), bytes).expect("the secret can be written");
+    }
+
+    /// Tells the running process that a secret may have changed, as SIGHUP does and whoever watches files.
+    pub(crate) fn nudge(&self) {
+        let process = self.process.as_ref().expect("it is running");
+        process.shared.secrets_changed.send_modify(|count| *count += 1);
+    }
+
+    /// The running process's numbers, as a page of metrics.
+    pub(crate) fn metrics(&self) -> String {
+        let process = self.process.as_ref().expect("it is running");
+        process.reports.metrics().page().collect()
+    }
+
     pub(crate) fn write_client_secret(&self, secret: &str) {
         self.paths.write_secret("client-secret", secret);
     }
@@ -324,7 +353,7 @@ impl Simulation {
                 org.run(Until::Stopped).await;
             });
         }
-        Process { stop, orgs, reports, fate }
+        Process { stop, orgs, reports, shared, fate }
     }
 
     /// Ends it in order.
@@ -359,16 +388,18 @@ impl Simulation {
             if setup.sentinel {
                 text += &format!(
                     "[sentinel]\nendpoint = \"https://{AZURE}\"\nrule_id = {rule:?}\nauthority = \"https://{ENTRA}\"\n\
-                     identity = {{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {{ file = {secret:?} }} }}\n",
+                     identity = {{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {{ file = {secret:?} }}{more} }}\n",
                     rule = rule_of(org),
+                    more = setup.identity,
                     secret = secret("client-secret"),
                 );
             }
             if setup.s3 {
                 text += &format!(
                     "[s3]\nbucket = {BUCKET:?}\nprefix = {PREFIX:?}\nregion = \"eu-west-1\"\nendpoint_url = \"https://{S3}\"\n\
-                     force_path_style = true\naccess_key_id = {ACCESS_KEY:?}\nsecret_access_key = {{ file = {secret:?} }}\n",
+                     force_path_style = true\naccess_key_id = {ACCESS_KEY:?}\nsecret_access_key = {{ file = {secret:?} }}\n{more}\n",
                     secret = secret("s3-secret-access-key"),
+                    more = setup.bucket,
                 );
             }
             if setup.file {

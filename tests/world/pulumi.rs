@@ -268,6 +268,11 @@ impl OrgHandle<'_> {
         self.each_token(value, |token| token.valid = false)
     }
 
+    pub fn revoke_all_but(&self, value: &str) -> &Self {
+        self.with(|org| org.tokens.iter_mut().for_each(|token| token.valid = token.value == value));
+        self
+    }
+
     pub fn accept_token(&self, value: &str) -> &Self {
         self.each_token(value, |token| token.valid = true)
     }

@@ -58,6 +58,13 @@ pub(super) enum Meaning {
     Wrong,
 }
 
+impl Meaning {
+    /// Whether the store has looked at the request itself, and so found its credentials right.
+    pub(super) fn is_of_the_request(&self) -> bool {
+        matches!(self, Meaning::Exists | Meaning::Absent)
+    }
+}
+
 impl Refused {
     pub(super) fn new<E>(asked: &str, error: &SdkError<E>) -> Refused
     where

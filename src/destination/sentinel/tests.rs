@@ -180,6 +180,7 @@ pub(super) fn settings(secret: &std::path::Path) -> SentinelSettings {
             tenant_id: "tenant-1".into(),
             client_id: "client-1".into(),
             secret: SecretSource { place: Place::File(secret.to_owned()), group_may_read: false },
+            next_secret: None,
         },
         ca_file: None,
     }

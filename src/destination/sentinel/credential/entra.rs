@@ -34,6 +34,8 @@ use super::certificate::Certificate;
 use super::{Fetched, NoToken};
 use crate::clock::{Clock, Second};
 use crate::http::{Failure, Request, Response, Transport};
+use crate::problem::PauseReason;
+use crate::rotation::{Places, Refusal, Rotation, Slot, Standing, present};
 use crate::secret::{Fingerprint, Secret, SecretBytes, SecretError, SecretSource, read_projected};
 
 /// For a whole exchange with the token service.
@@ -44,6 +46,8 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 const LIFE_SECONDS_MAX: i64 = 7 * 86_400;
 /// Codes of Entra ID that pass by themselves (learn.microsoft.com, "Microsoft Entra authentication error codes", 2026-09).
 const TRANSIENT_CODES: [i64; 2] = [50196, 90033];
+/// Codes that say that app, tenant or scope is wrong: no other proof helps.
+pub(super) const APP_CODES: [i64; 5] = [700_016, 90_002, 900_023, 70_011, 500_011];
 
 /// An app registration.
 pub(super) struct App {
@@ -51,12 +55,51 @@ pub(super) struct App {
     pub(super) tenant_id: String,
     pub(super) client_id: String,
     pub(super) scope: String,
-    pub(super) proof: Proof,
+    pub(super) proofs: Proofs,
+    pub(super) rotation: tokio::sync::Mutex<Rotation<Proofs>>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) clock: Clock,
 }
 
+/// What the app shows for itself, and what it may show instead.
+#[derive(Clone)]
+pub(super) struct Proofs {
+    pub(super) first: Proof,
+    /// Of the same kind.
+    pub(super) next: Option<Proof>,
+}
+
+impl Places for Proofs {
+    type Value = Arc<Shown>;
+
+    fn keys(&self) -> [&'static str; 2] {
+        match self.first {
+            Proof::Secret(_) => ["secret", "next_secret"],
+            Proof::Certificate { .. } => ["certificate", "next_certificate"],
+            Proof::Projected(_) => ["token_file", ""],
+        }
+    }
+
+    fn read(&self, slot: Slot) -> Option<Result<Arc<Shown>, SecretError>> {
+        self.at(slot).map(|proof| proof.read().map(Arc::new))
+    }
+
+    fn fingerprint(shown: &Arc<Shown>) -> Fingerprint {
+        shown.fingerprint()
+    }
+}
+
+impl Proofs {
+    fn at(&self, slot: Slot) -> Option<&Proof> {
+        match slot {
+            Slot::First => Some(&self.first),
+            Slot::Next => self.next.as_ref(),
+        }
+    }
+}
+
 /// What the app shows for itself.
+#[derive(Clone)]
 pub(super) enum Proof {
     Secret(SecretSource),
     Certificate {
@@ -67,10 +110,10 @@ pub(super) enum Proof {
     Projected(PathBuf),
 }
 
-/// The proof as read for one fetch.
-enum Shown {
+/// A proof as it was read.
+pub(super) enum Shown {
     Secret(Secret),
-    Certificate(SecretBytes, Option<Secret>),
+    Certificate(Arc<SecretBytes>, Option<Secret>),
     Projected(Secret),
 }
 
@@ -80,7 +123,7 @@ impl Proof {
             Proof::Secret(secret) => secret.read().map(Shown::Secret),
             Proof::Certificate { certificate, password } => {
                 let password = password.as_ref().map(SecretSource::read).transpose()?;
-                Ok(Shown::Certificate(certificate.read_bytes()?, password))
+                Ok(Shown::Certificate(Arc::new(certificate.read_bytes()?), password))
             }
             Proof::Projected(path) => read_projected(path).map(Shown::Projected),
         }
@@ -97,14 +140,27 @@ impl Shown {
 }
 
 /// A proof that was presented, as far as messages may tell.
-#[derive(Default)]
 struct Presented {
+    slot: Slot,
     thumbprint: Option<String>,
+}
+
+/// What came of showing a proof.
+struct Exchanged {
+    fetched: Fetched,
+    /// It is the proof that was refused: another one may be taken.
+    refused: bool,
+}
+
+impl From<NoToken> for Exchanged {
+    fn from(none: NoToken) -> Exchanged {
+        Exchanged { fetched: Err(none), refused: false }
+    }
 }
 
 impl App {
     pub(super) fn name(&self) -> String {
-        let by = match self.proof {
+        let by = match self.proofs.first {
             Proof::Secret(_) => "",
             Proof::Certificate { .. } => " (certificate)",
             Proof::Projected(_) => " (workload identity)",
@@ -113,18 +169,53 @@ impl App {
     }
 
     pub(super) fn secret(&self) -> Option<Fingerprint> {
-        self.proof.read().ok().map(|shown| shown.fingerprint())
+        present(&self.proofs)
     }
 
+    /// Whether there is a proof to be tried: one that has changed, or that nobody has tried yet.
+    pub(super) async fn is_due(&self) -> bool {
+        let mut rotation = self.rotation.lock().await;
+        rotation.look(self.clock.now()).await;
+        rotation.nudged();
+        rotation.is_due()
+    }
+
+    /// Which proof is in use; nothing where the platform exchanges it by itself.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        if matches!(self.proofs.first, Proof::Projected(_)) {
+            return None;
+        }
+        // Whoever fetches holds it, and will say what came of it.
+        self.rotation.try_lock().ok().map(|rotation| rotation.standing())
+    }
+
+    /// Asks for a token; where a proof is refused, once more with each other one that there is.
     pub(super) async fn fetch(&self) -> (Option<Fingerprint>, Fetched) {
-        let shown = match self.proof.read() {
-            Ok(shown) => shown,
-            Err(error) => return (None, Err(NoToken::refused(error.to_string(), self.put_proof()))),
+        let read = self.secret();
+        let mut rotation = self.rotation.lock().await;
+        let mut choice = match rotation.choose(self.clock.now()).await {
+            Ok(choice) => choice,
+            Err(error) => {
+                return (None, Err(NoToken::refused(error.to_string(), self.put_proof(Slot::First))));
+            }
         };
-        (Some(shown.fingerprint()), self.exchange(shown).await)
+        loop {
+            let Exchanged { fetched, refused } = self.exchange(choice.slot(), choice.value()).await;
+            match &fetched {
+                Ok(_) => rotation.accepted(&choice),
+                Err(NoToken::Refused(problem)) if refused => {
+                    if let Some(other) = rotation.refused(choice, Refusal::Unknown, &problem.cause) {
+                        choice = other;
+                        continue;
+                    }
+                }
+                Err(_) => {}
+            }
+            return (read, fetched);
+        }
     }
 
-    async fn exchange(&self, shown: Shown) -> Fetched {
+    async fn exchange(&self, slot: Slot, shown: &Shown) -> Exchanged {
         // The library takes https only; where the configuration allows plain HTTP (loopback), the scheme is put back on the wire.
         let (authority, plain) = match self.authority.strip_prefix("http://") {
             Some(rest) => (format!("https://{rest}"), true),
@@ -139,7 +230,7 @@ impl App {
             cloud: Some(Arc::new(CloudConfiguration::Custom(cloud))),
             ..ClientOptions::default()
         };
-        let mut presented = Presented::default();
+        let mut presented = Presented { slot, thumbprint: None };
         let assertion = match shown {
             Shown::Secret(secret) => {
                 // Made anew each time: it would keep a token, and the secret may have changed.
@@ -151,11 +242,18 @@ impl App {
                 );
                 return self.token(credential, &wire, &presented).await;
             }
-            Shown::Projected(token) => token,
+            Shown::Projected(token) => token.clone(),
             Shown::Certificate(bytes, password) => {
-                let (thumbprint, assertion) = self.assertion(bytes, password).await?;
-                presented.thumbprint = Some(thumbprint);
-                assertion
+                match self.assertion(slot, Arc::clone(bytes), password.clone()).await {
+                    Ok((thumbprint, assertion)) => {
+                        presented.thumbprint = Some(thumbprint);
+                        assertion
+                    }
+                    Err(none) => {
+                        let refused = matches!(none, NoToken::Refused(_));
+                        return Exchanged { fetched: Err(none), refused };
+                    }
+                }
             }
         };
         let credential = ClientAssertionCredential::new(
@@ -170,7 +268,8 @@ impl App {
     /// Opens the certificate and signs. Opening PKCS#12 is made slow on purpose, so it does not hold up other tasks.
     async fn assertion(
         &self,
-        bytes: SecretBytes,
+        slot: Slot,
+        bytes: Arc<SecretBytes>,
         password: Option<Secret>,
     ) -> Result<(String, Secret), NoToken> {
         let audience = format!("{}/{}/oauth2/v2.0/token", self.authority, self.tenant_id);
@@ -184,8 +283,8 @@ impl App {
         match signed {
             Ok(Ok(signed)) => Ok(signed),
             Ok(Err(error)) => Err(NoToken::refused(
-                format!("the certificate in {} cannot be used: {error}", self.place()),
-                self.put_proof(),
+                format!("the certificate in {} cannot be used: {error}", self.place(slot)),
+                self.put_proof(slot),
             )),
             Err(_) => Err(NoToken::Failed("signing with the certificate was interrupted".into())),
         }
@@ -196,41 +295,40 @@ impl App {
         credential: azure_core::Result<Arc<C>>,
         wire: &Wire,
         presented: &Presented,
-    ) -> Fetched {
-        let credential = credential.map_err(|_| {
-            NoToken::refused(
-                format!("`{}` cannot be asked for a token for {}", self.authority, self.name()),
-                "check `authority`, `tenant_id` and `client_id`",
-            )
-        })?;
+    ) -> Exchanged {
+        let Ok(credential) = credential else {
+            let cause = format!("`{}` cannot be asked for a token for {}", self.authority, self.name());
+            return NoToken::refused(cause, "check `authority`, `tenant_id` and `client_id`").into();
+        };
         match credential.get_token(&[&self.scope], None).await {
             Ok(token) if token.token.secret().is_empty() => {
-                Err(NoToken::Failed(format!("{} answered without a token", self.authority)))
+                NoToken::Failed(format!("{} answered without a token", self.authority)).into()
             }
             Ok(token) => {
                 // The library counts from the system's clock, so this must too.
                 let life = token.expires_on.unix_timestamp() - Clock::system().now().0;
                 let life = Duration::from_secs(u64::try_from(life).unwrap_or(0));
-                Ok((Secret::new(token.token.secret().to_owned()), life))
+                let fetched = Ok((Secret::new(token.token.secret().to_owned()), life));
+                Exchanged { fetched, refused: false }
             }
-            Err(_) => Err(self.failure(wire.take(), presented)),
+            Err(_) => self.failure(wire.take(), presented),
         }
     }
 
     /// Sorts what went wrong by what was seen on the wire: the library's error loses the status of an answer that is not Entra's.
-    fn failure(&self, last: Option<Result<Response, Failure>>, presented: &Presented) -> NoToken {
+    fn failure(&self, last: Option<Result<Response, Failure>>, presented: &Presented) -> Exchanged {
         let authority = &self.authority;
         let response = match last {
             Some(Ok(response)) => response,
-            Some(Err(failure)) => return no_answer(authority, "authority", &self.name(), &failure),
-            None => return NoToken::Failed(format!("no token from {authority}: nothing was asked")),
+            Some(Err(failure)) => return no_answer(authority, "authority", &self.name(), &failure).into(),
+            None => return NoToken::Failed(format!("no token from {authority}: nothing was asked")).into(),
         };
         let error = ServiceError::of(&response);
         let cause = error.cause(authority, response.status);
         if let Some(passing) = passing(&response, self.clock.now(), &cause) {
-            return passing;
+            return passing.into();
         }
-        match response.status {
+        let none = match response.status {
             400..=499 if error.codes.iter().any(|code| TRANSIENT_CODES.contains(code)) => {
                 NoToken::Failed(cause)
             }
@@ -244,14 +342,18 @@ impl App {
                     "check `authority` ({authority}) and any proxy before it: this is not the answer of a token service"
                 ),
             ),
-        }
+        };
+        let of_the_app = error.codes.iter().any(|code| APP_CODES.contains(code));
+        let refused =
+            matches!(&none, NoToken::Refused(problem) if problem.reason == PauseReason::Credentials);
+        Exchanged { fetched: Err(none), refused: refused && !of_the_app }
     }
 
     fn remedy(&self, codes: &[i64], presented: &Presented) -> String {
         let App { tenant_id, client_id, scope, .. } = self;
-        let place = self.place();
+        let place = self.place(presented.slot);
         let thumbprint = presented.thumbprint.as_deref().unwrap_or_default();
-        match (codes.first(), &self.proof) {
+        match (codes.first(), &self.proofs.first) {
             (Some(700_016), _) => {
                 format!("there is no app {client_id} in tenant {tenant_id}: correct `client_id` or `tenant_id`")
             }
@@ -291,8 +393,8 @@ impl App {
         }
     }
 
-    fn place(&self) -> String {
-        match &self.proof {
+    fn place(&self, slot: Slot) -> String {
+        match self.proofs.at(slot).unwrap_or(&self.proofs.first) {
             Proof::Secret(source) | Proof::Certificate { certificate: source, .. } => {
                 source.place.to_string()
             }
@@ -300,9 +402,9 @@ impl App {
         }
     }
 
-    fn put_proof(&self) -> String {
-        let (client_id, place) = (&self.client_id, self.place());
-        match &self.proof {
+    fn put_proof(&self, slot: Slot) -> String {
+        let (client_id, place) = (&self.client_id, self.place(slot));
+        match &self.proofs.first {
             Proof::Secret(_) => format!("put the client secret of app {client_id} into {place}"),
             Proof::Certificate { .. } => {
                 format!(
@@ -482,18 +584,20 @@ pub(crate) fn property(bytes: &[u8]) {
     }
 
     let response = crate::hostile::given::response(bytes, "retry-after");
+    let place = crate::secret::Place::Env("ABSENT".into());
+    let first = Proof::Secret(SecretSource { place, group_may_read: false });
+    let proofs = Proofs { first, next: None };
     let app = App {
         authority: "https://login.example".into(),
         tenant_id: "11111111-1111-1111-1111-111111111111".into(),
         client_id: "c".into(),
         scope: "https://monitor.azure.com/.default".into(),
-        proof: Proof::Secret(SecretSource {
-            place: crate::secret::Place::Env("ABSENT".into()),
-            group_may_read: false,
-        }),
+        rotation: tokio::sync::Mutex::new(Rotation::new(proofs.clone())),
+        proofs,
         transport: Arc::new(Canned(response)),
         clock: Clock::simulated(Second(1_795_256_100)),
     };
     let shown = Shown::Secret(Secret::new(crate::hostile::given::CANARY.into()));
-    super::assert_sound(crate::hostile::given::block_on(app.exchange(shown)));
+    let exchanged = crate::hostile::given::block_on(app.exchange(Slot::First, &shown));
+    super::assert_sound(exchanged.fetched);
 }
