@@ -12,11 +12,11 @@ pub mod sweep;
 pub mod tally;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Link, Summary};
 use crate::clock::{Clock, Second, Window, whole_seconds};
@@ -31,6 +31,7 @@ use crate::pulumi::budget::Urgency;
 use crate::pulumi::client::{Client, SourceError};
 use crate::report::{CoverageFigures, OrgReport};
 use crate::retry;
+use crate::stop::Stop;
 
 use difference::{Changed, Difference, New};
 use forbidden::{FORBIDDEN_PAUSE, Forbidden};
@@ -48,6 +49,8 @@ const DISK_PAUSE: Duration = Duration::from_secs(10);
 const FULL_PAUSE: Duration = Duration::from_secs(2);
 /// How often a changed secret is looked for while one is refused.
 const SECRET_LOOK: Duration = Duration::from_secs(2);
+/// How long the step under way may take when its org ends.
+const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often catching up says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
@@ -68,7 +71,7 @@ pub struct Collector {
     policy: Policy,
     client: Client,
     journal: Arc<dyn Journal>,
-    journal_bytes_max: u64,
+    journal_bytes_max: Arc<AtomicU64>,
     state: OrgState,
     checkpoints: Arc<Checkpoints>,
     journaled: watch::Sender<Journaled>,
@@ -103,7 +106,7 @@ pub struct Parts {
     pub phase: i64,
     pub client: Client,
     pub journal: Arc<dyn Journal>,
-    pub journal_bytes_max: u64,
+    pub journal_bytes_max: Arc<AtomicU64>,
     pub state: OrgState,
     pub checkpoints: Arc<Checkpoints>,
     pub journaled: watch::Sender<Journaled>,
@@ -186,15 +189,22 @@ impl Collector {
         }
     }
 
-    /// Collects until stopped, or until nothing is due.
-    pub async fn run(mut self, until: Until, stop: CancellationToken) {
+    /// Collects until stopped, or until nothing is due. Where only this org ends, the step under way is finished first, so that no
+    /// request was made in vain; but a service that does not answer keeps nobody.
+    pub async fn run(mut self, until: Until, stop: Stop) {
+        let late = async {
+            stop.collecting().cancelled().await;
+            sleep(STEP_DEADLINE).await;
+        };
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.collect(until) => {}
+            () = stop.process().cancelled() => {}
+            () = late => {}
+            () = self.collect(until, &stop) => {}
         }
     }
 
-    async fn collect(&mut self, until: Until) {
+    async fn collect(&mut self, until: Until, stop: &Stop) {
+        let stop = stop.collecting();
         self.say_coverage();
         self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
         if let Some(wait) = self.extra_try().await {
@@ -203,16 +213,23 @@ impl Collector {
                 None,
                 "refused with 403 recently; waiting before the next try",
             );
-            sleep(wait).await;
+            stop.run_until_cancelled(sleep(wait)).await;
         }
-        loop {
+        while !stop.is_cancelled() {
             let outcome = self.step().await;
-            match outcome {
-                Outcome::Progress => {}
-                Outcome::Idle(_) | Outcome::Paused(_) if until == Until::NothingDue => return,
-                Outcome::Idle(wait) | Outcome::Waiting(wait) => sleep(wait).await,
-                Outcome::Paused(wait) => self.wait_for_a_person(wait).await,
+            if until == Until::NothingDue && matches!(outcome, Outcome::Idle(_) | Outcome::Paused(_)) {
+                return;
             }
+            // A wait is the one thing of collecting that is left in the middle.
+            stop.run_until_cancelled(self.rest(outcome)).await;
+        }
+    }
+
+    async fn rest(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Progress => {}
+            Outcome::Idle(wait) | Outcome::Waiting(wait) => sleep(wait).await,
+            Outcome::Paused(wait) => self.wait_for_a_person(wait).await,
         }
     }
 
@@ -568,15 +585,17 @@ impl Collector {
     /// Whether the journal has room; at its limit, acknowledged chunks go first, whatever their age.
     async fn room(&self) -> Result<Room, JournalError> {
         let id = &self.settings.id;
+        // It may be changed at any time.
+        let bytes_max = self.journal_bytes_max.load(Ordering::Relaxed);
         let mut usage = self.journal.usage(id).await?;
-        if usage.bytes > self.journal_bytes_max {
-            self.journal.prune(id, Second(i64::MIN), self.journal_bytes_max).await?;
+        if usage.bytes > bytes_max {
+            self.journal.prune(id, Second(i64::MIN), bytes_max).await?;
             usage = self.journal.usage(id).await?;
         }
         self.report.journal(usage);
-        Ok(if usage.bytes > self.journal_bytes_max {
+        Ok(if usage.bytes > bytes_max {
             Room::None
-        } else if usage.unacknowledged_bytes > self.journal_bytes_max / 2 {
+        } else if usage.unacknowledged_bytes > bytes_max / 2 {
             Room::LessThanHalf
         } else {
             Room::Plenty
