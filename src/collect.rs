@@ -96,6 +96,8 @@ pub struct Collector {
     /// 429s in a row.
     throttles: u32,
     forbidden: Forbidden,
+    /// What the token sees in place of an organization that is not found; asked once until a sweep succeeds again.
+    seen_instead: Option<String>,
     progress_said: Option<Instant>,
 }
 
@@ -185,6 +187,7 @@ impl Collector {
             failures: 0,
             throttles: 0,
             forbidden: Forbidden::default(),
+            seen_instead: None,
             progress_said: None,
         }
     }
@@ -605,6 +608,7 @@ impl Collector {
     async fn succeeded(&mut self, kind: Kind, now: Second) {
         self.failures = 0;
         self.throttles = 0;
+        self.seen_instead = None;
         self.report.source().ok();
         self.forbidden.clear(&*self.journal, &self.settings.id).await;
         self.metrics.last_successful_sweep.set(self.clock.now().0 as f64);
@@ -689,6 +693,12 @@ impl Collector {
                 party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
                 Outcome::Paused(CONFIGURATION_PAUSE)
             }
+            Failed::Source(SourceError::NotFound { cause, remedy }) => {
+                // Asked before anything is said, so that the one line of the log has it.
+                let remedy = self.with_seen_instead(remedy).await;
+                party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
+                Outcome::Paused(CONFIGURATION_PAUSE)
+            }
             Failed::Stuck(stuck) => {
                 party.paused(&Problem {
                     reason: PauseReason::Configuration,
@@ -712,6 +722,24 @@ impl Collector {
             self.report.first_sweep_ended();
         }
         outcome
+    }
+
+    /// The remedy with the organizations that the token does see: a renamed one is among them.
+    async fn with_seen_instead(&mut self, remedy: String) -> String {
+        if self.seen_instead.is_none() {
+            self.seen_instead = match self.client.account().await {
+                Ok(account) => Some(account.seen_instead_of(&self.settings.org).unwrap_or_default()),
+                // Worth another question at the next probe.
+                Err(SourceError::Transient(_) | SourceError::TooHeavy(_) | SourceError::Throttled { .. }) => {
+                    None
+                }
+                Err(_) => Some(String::new()),
+            };
+        }
+        match self.seen_instead.as_deref() {
+            None | Some("") => remedy,
+            Some(seen) => format!("{remedy}. {seen}"),
+        }
     }
 
     fn back_off(&self, cause: &str) -> Outcome {

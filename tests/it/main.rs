@@ -29,6 +29,7 @@ mod quarantine;
 mod reading;
 mod recovery;
 mod referees;
+mod reload;
 mod restarts;
 mod sameness;
 mod secrets;

@@ -62,6 +62,8 @@ pub(crate) const SOON: i64 = 10;
 /// How one org is configured.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    /// Pulumi's name of the organization, where it is not the id.
+    pub(crate) org: Option<String>,
     /// `now` or an RFC 3339 time.
     pub(crate) start: String,
     pub(crate) api: &'static str,
@@ -84,6 +86,7 @@ impl Setup {
 
     fn new() -> Setup {
         Setup {
+            org: None,
             start: rfc3339(BEGIN),
             api: PULUMI,
             sentinel: false,
@@ -352,6 +355,7 @@ impl Simulation {
             let mut text = format!(
                 "org = {org:?}\nstart = {start:?}\n[source]\napi_url = \"https://{api}\"\ntoken = {{ file = {token:?} }}\n{more}\n",
                 start = setup.start,
+                org = setup.org.as_deref().unwrap_or(org),
                 api = setup.api,
                 token = secret(&format!("{org}-token")),
                 more = setup.source,
@@ -424,7 +428,8 @@ impl Simulation {
     }
 
     pub(crate) fn truth(&self, org: &str) -> Source {
-        let handle = self.org(org);
+        let name = self.setups.get(org).and_then(|setup| setup.org.as_deref());
+        let handle = self.org(name.unwrap_or(org));
         Source { events: handle.truth(), shown: handle.shown() }
     }
 
