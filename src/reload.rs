@@ -58,9 +58,14 @@ pub struct Reloader {
     started: Settings,
     in_force: Settings,
     watched: Watched,
-    /// The last look, and the last one that was acted upon.
+    /// As they looked before they were loaded last.
+    known: Look,
+    /// The last look.
     looked: Option<Look>,
-    known: Option<Look>,
+    /// Files that have changed since settings were last put in force.
+    changed: BTreeSet<PathBuf>,
+    /// Something may have changed before it was looked at.
+    recheck: bool,
     refused: Option<Refused>,
     said_restart: Vec<String>,
 }
@@ -78,7 +83,7 @@ enum Cause {
     Asked,
     /// Files have changed.
     Files,
-    /// Nothing is known to have changed: the first look of all, or another try at what was refused.
+    /// Nothing is known to have changed, but may have, or what was refused may be valid now.
     Recheck,
 }
 
@@ -93,7 +98,7 @@ impl Cause {
 }
 
 impl Reloader {
-    /// `settings` are in force.
+    /// `settings` will be in force next: files are looked at before their contents are used. It reads no file, but asks for each.
     pub fn new(reloading: Reloading, settings: Settings, fleet: Arc<Fleet>) -> Reloader {
         let watched = Watched::of(&reloading.file, &reloading.orgs_dir, &settings);
         Reloader {
@@ -103,9 +108,12 @@ impl Reloader {
             fleet,
             started: settings.clone(),
             in_force: settings,
+            known: watched.look(),
             watched,
             looked: None,
-            known: None,
+            changed: BTreeSet::new(),
+            // They were loaded before the state was opened, which may have taken a while.
+            recheck: true,
             refused: None,
             said_restart: Vec::new(),
         }
@@ -116,50 +124,65 @@ impl Reloader {
         let mut next_look = Instant::now();
         loop {
             let cause = tokio::select! {
-                Some(()) = hangup.recv() => Some((Cause::Asked, BTreeSet::new())),
+                Some(()) = hangup.recv() => Some(Cause::Asked),
                 () = sleep_until(next_look) => {
                     let seen = self.look().await;
                     next_look = Instant::now() + LOOK_EVERY;
                     seen
                 }
             };
-            if let Some((cause, changed)) = cause {
-                self.reload(cause, &changed).await;
+            if let Some(cause) = cause {
+                self.reload(cause).await;
                 sleep(LOAD_PAUSE).await;
             }
         }
     }
 
-    /// Looks at the files: is there anything to load, and which have changed?
-    async fn look(&mut self) -> Option<(Cause, BTreeSet<PathBuf>)> {
+    /// Looks at the files: is there anything to load?
+    async fn look(&mut self) -> Option<Cause> {
         let watched = self.watched.clone();
         // A disk may be slow, or a network's.
         let look = tokio::task::spawn_blocking(move || watched.look()).await.ok()?;
         let steady = self.looked.as_ref() == Some(&look);
-        self.looked = Some(look.clone());
-        if steady && self.known.as_ref() != Some(&look) {
-            let changed = self.known.as_ref().map(|known| look.differs_from(known));
-            self.known = Some(look);
-            // What is looked at for the first time may have changed since it was loaded.
-            return Some(
-                changed.map_or((Cause::Recheck, BTreeSet::new()), |changed| (Cause::Files, changed)),
-            );
+        let differs = look != self.known;
+        self.looked = Some(look);
+        if steady && differs {
+            return Some(Cause::Files);
         }
         let due = self.refused.as_ref().is_some_and(|refused| refused.at.elapsed() >= REFUSED_PAUSE);
-        due.then(|| (Cause::Recheck, BTreeSet::new()))
+        (std::mem::take(&mut self.recheck) || due).then_some(Cause::Recheck)
     }
 
-    async fn reload(&mut self, cause: Cause, changed: &BTreeSet<PathBuf>) {
-        let load = self.load.clone();
-        match tokio::task::spawn_blocking(move || load()).await {
-            Ok(Ok(loaded)) => self.apply(loaded, cause, changed),
-            Ok(Err(invalid)) => self.refuse(invalid.to_string(), cause),
-            Err(_) => self.refuse(
-                "loading it was stopped by a panic; this is a bug, please report it".to_owned(),
-                cause,
-            ),
+    async fn reload(&mut self, cause: Cause) {
+        let (load, watched) = (self.load.clone(), self.watched.clone());
+        // What is looked at before it is loaded cannot change unseen.
+        let work = move || {
+            let look = watched.look();
+            let loaded = load().map(|loaded| {
+                let new = Watched::of(&loaded.file, &loaded.orgs_dir, &loaded.settings);
+                let newly = (new != watched).then(|| new.look().or_as_in(&look)).map(|look| (new, look));
+                (loaded, newly)
+            });
+            (look, loaded)
+        };
+        let Ok((look, loaded)) = tokio::task::spawn_blocking(work).await else {
+            return self
+                .refuse("loading it ended in a panic; this is a bug, please report it".to_owned(), cause);
+        };
+        self.changed.append(&mut look.differs_from(&self.known));
+        self.known = look;
+        let was_refused = self.refused.is_some();
+        match loaded {
+            Ok((loaded, newly)) => {
+                if let Some((watched, look)) = newly {
+                    // Files that were not watched may have changed while they were loaded.
+                    (self.watched, self.known, self.looked, self.recheck) = (watched, look, None, true);
+                }
+                self.apply(loaded.settings, cause);
+            }
+            Err(invalid) => self.refuse(invalid.to_string(), cause),
         }
-        if cause != Cause::Recheck {
+        if cause != Cause::Recheck || was_refused != self.refused.is_some() {
             // Whoever waits for a secret looks at it again, also where something else is wrong.
             self.fleet.shared().secrets_changed.send_modify(|times| *times = times.wrapping_add(1));
         }
@@ -178,10 +201,9 @@ impl Reloader {
         self.refused = Some(Refused { error, at: Instant::now() });
     }
 
-    fn apply(&mut self, loaded: Loaded, cause: Cause, changed: &BTreeSet<PathBuf>) {
-        let Loaded { settings, file, orgs_dir, .. } = loaded;
+    fn apply(&mut self, settings: Settings, cause: Cause) {
         let was_refused = self.refused.take().is_some();
-        let changes = self.fleet.apply(&settings, changed);
+        let changes = self.fleet.apply(&settings, &std::mem::take(&mut self.changed));
         if let Some(level) = &self.level {
             level.set(&settings.log.level);
         }
@@ -198,11 +220,6 @@ impl Reloader {
         self.reports.set_config(true, None);
         self.reports.set_config_restart(&restart);
         self.said_restart = restart;
-        let watched = Watched::of(&file, &orgs_dir, &settings);
-        if watched != self.watched {
-            // Files that are new here may have changed since they were loaded.
-            (self.watched, self.looked, self.known) = (watched, None, None);
-        }
         self.in_force = settings;
     }
 }

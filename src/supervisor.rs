@@ -123,9 +123,11 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
         state_dir = %settings.state_dir.display(),
         "started"
     );
+    let reloader =
+        options.reloading.map(|reloading| Reloader::new(reloading, settings.clone(), fleet.clone()));
     fleet.apply(&settings, &BTreeSet::new());
-    if let (Some(reloading), Some(hangup)) = (options.reloading, hangup) {
-        services.spawn(Reloader::new(reloading, settings, fleet.clone()).run(hangup));
+    if let (Some(reloader), Some(hangup)) = (reloader, hangup) {
+        services.spawn(reloader.run(hangup));
     }
     if let Some(watch) = options.watch {
         services.spawn(show(reports.clone(), watch));
