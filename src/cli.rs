@@ -230,7 +230,8 @@ enum Command {
     /// Run the daemon: collect and deliver until told to stop
     ///
     /// SIGTERM and SIGINT let what is under way finish for at most 10 seconds; a second one ends at once. Either way, and after
-    /// a crash, the next start goes on where this one stood.
+    /// a crash, the next start goes on where this one stood. A changed configuration is put in force while it runs, and at once at
+    /// SIGHUP.
     Run(RunFlags),
 
     /// Check the configuration, then every credential and permission

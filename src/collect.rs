@@ -12,11 +12,11 @@ pub mod sweep;
 pub mod tally;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Link, Summary};
 use crate::clock::{Clock, Second, Window, whole_seconds};
@@ -32,6 +32,7 @@ use crate::pulumi::client::{Client, SourceError};
 use crate::report::{CoverageFigures, OrgReport};
 use crate::retry;
 use crate::rotation::Slot;
+use crate::stop::Stop;
 
 use difference::{Changed, Difference, New};
 use forbidden::{FORBIDDEN_PAUSE, Forbidden};
@@ -54,6 +55,8 @@ const SECRET_LOOK: Duration = Duration::from_secs(2);
 const NUDGED_PAUSE: Duration = Duration::from_secs(10);
 /// Where the place of the token in use is noted.
 const TOKEN_NOTE: &str = "token_in_use";
+/// How long the step under way may take when its org ends.
+const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often catching up says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
@@ -74,7 +77,7 @@ pub struct Collector {
     policy: Policy,
     client: Client,
     journal: Arc<dyn Journal>,
-    journal_bytes_max: u64,
+    journal_bytes_max: Arc<AtomicU64>,
     state: OrgState,
     checkpoints: Arc<Checkpoints>,
     journaled: watch::Sender<Journaled>,
@@ -103,6 +106,8 @@ pub struct Collector {
     /// 429s in a row.
     throttles: u32,
     forbidden: Forbidden,
+    /// What the token sees in place of an organization that is not found; asked once until a sweep succeeds again.
+    seen_instead: Option<String>,
     progress_said: Option<Instant>,
 }
 
@@ -113,7 +118,7 @@ pub struct Parts {
     pub phase: i64,
     pub client: Client,
     pub journal: Arc<dyn Journal>,
-    pub journal_bytes_max: u64,
+    pub journal_bytes_max: Arc<AtomicU64>,
     pub state: OrgState,
     pub checkpoints: Arc<Checkpoints>,
     pub journaled: watch::Sender<Journaled>,
@@ -196,19 +201,27 @@ impl Collector {
             failures: 0,
             throttles: 0,
             forbidden: Forbidden::default(),
+            seen_instead: None,
             progress_said: None,
         }
     }
 
-    /// Collects until stopped, or until nothing is due.
-    pub async fn run(mut self, until: Until, stop: CancellationToken) {
+    /// Collects until stopped, or until nothing is due. Where only this org ends, the step under way is finished first, so that no
+    /// request was made in vain; but a service that does not answer keeps nobody.
+    pub async fn run(mut self, until: Until, stop: Stop) {
+        let late = async {
+            stop.collecting().cancelled().await;
+            sleep(STEP_DEADLINE).await;
+        };
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.collect(until) => {}
+            () = stop.process().cancelled() => {}
+            () = late => {}
+            () = self.collect(until, &stop) => {}
         }
     }
 
-    async fn collect(&mut self, until: Until) {
+    async fn collect(&mut self, until: Until, stop: &Stop) {
+        let stop = stop.collecting();
         self.say_coverage();
         self.recall_token().await;
         self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
@@ -218,21 +231,29 @@ impl Collector {
                 None,
                 "refused with 403 recently; waiting before the next try",
             );
-            sleep(wait).await;
+            stop.run_until_cancelled(sleep(wait)).await;
         }
         let mut probe = false;
-        loop {
+        while !stop.is_cancelled() {
             let outcome = if probe { self.probe().await } else { self.step().await };
             self.note_token().await;
-            probe = false;
-            match outcome {
-                Outcome::Progress => {}
-                Outcome::Idle(_) | Outcome::Paused(_) if until == Until::NothingDue => return,
-                Outcome::Idle(wait) => probe = self.idle(wait).await,
-                Outcome::Waiting(wait) => sleep(wait).await,
-                Outcome::Paused(wait) => self.wait_for_a_person(wait).await,
+            if until == Until::NothingDue && matches!(outcome, Outcome::Idle(_) | Outcome::Paused(_)) {
+                return;
             }
+            // A wait is the one thing of collecting that is left in the middle.
+            probe = stop.run_until_cancelled(self.rest(outcome)).await.unwrap_or_default();
         }
+    }
+
+    /// What comes before the next step: `true` when that is to be a [`Collector::probe`].
+    async fn rest(&mut self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Progress => {}
+            Outcome::Idle(wait) => return self.idle(wait).await,
+            Outcome::Waiting(wait) => sleep(wait).await,
+            Outcome::Paused(wait) => self.wait_for_a_person(wait).await,
+        }
+        false
     }
 
     /// Waits until something is due; earlier, and with `true`, when there is a token to be tried.
@@ -643,15 +664,17 @@ impl Collector {
     /// Whether the journal has room; at its limit, acknowledged chunks go first, whatever their age.
     async fn room(&self) -> Result<Room, JournalError> {
         let id = &self.settings.id;
+        // It may be changed at any time.
+        let bytes_max = self.journal_bytes_max.load(Ordering::Relaxed);
         let mut usage = self.journal.usage(id).await?;
-        if usage.bytes > self.journal_bytes_max {
-            self.journal.prune(id, Second(i64::MIN), self.journal_bytes_max).await?;
+        if usage.bytes > bytes_max {
+            self.journal.prune(id, Second(i64::MIN), bytes_max).await?;
             usage = self.journal.usage(id).await?;
         }
         self.report.journal(usage);
-        Ok(if usage.bytes > self.journal_bytes_max {
+        Ok(if usage.bytes > bytes_max {
             Room::None
-        } else if usage.unacknowledged_bytes > self.journal_bytes_max / 2 {
+        } else if usage.unacknowledged_bytes > bytes_max / 2 {
             Room::LessThanHalf
         } else {
             Room::Plenty
@@ -661,6 +684,7 @@ impl Collector {
     async fn succeeded(&mut self, kind: Kind, now: Second) {
         self.failures = 0;
         self.throttles = 0;
+        self.seen_instead = None;
         self.report.source().ok();
         self.forbidden.clear(&*self.journal, &self.settings.id).await;
         self.metrics.last_successful_sweep.set(self.clock.now().0 as f64);
@@ -745,6 +769,12 @@ impl Collector {
                 party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
                 Outcome::Paused(CONFIGURATION_PAUSE)
             }
+            Failed::Source(SourceError::NotFound { cause, remedy }) => {
+                // Asked before anything is said, so that the one line of the log has it.
+                let remedy = self.with_seen_instead(remedy).await;
+                party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
+                Outcome::Paused(CONFIGURATION_PAUSE)
+            }
             Failed::Stuck(stuck) => {
                 party.paused(&Problem {
                     reason: PauseReason::Configuration,
@@ -768,6 +798,24 @@ impl Collector {
             self.report.first_sweep_ended();
         }
         outcome
+    }
+
+    /// The remedy with the organizations that the token does see: a renamed one is among them.
+    async fn with_seen_instead(&mut self, remedy: String) -> String {
+        if self.seen_instead.is_none() {
+            self.seen_instead = match self.client.account().await {
+                Ok(account) => Some(account.seen_instead_of(&self.settings.org).unwrap_or_default()),
+                // Worth another question at the next probe.
+                Err(SourceError::Transient(_) | SourceError::TooHeavy(_) | SourceError::Throttled { .. }) => {
+                    None
+                }
+                Err(_) => Some(String::new()),
+            };
+        }
+        match self.seen_instead.as_deref() {
+            None | Some("") => remedy,
+            Some(seen) => format!("{remedy}. {seen}"),
+        }
     }
 
     fn back_off(&self, cause: &str) -> Outcome {

@@ -8,6 +8,7 @@
 //! *Why neither `flatten` nor `untagged`:* serde forgets with both where a mistake stood.
 
 mod address;
+pub mod changes;
 mod document;
 mod layers;
 mod mistake;
@@ -761,7 +762,7 @@ fn load_in(path: Option<&Path>, surroundings: &Surroundings, secrets: Secrets) -
     let mut warnings = Vec::new();
     let mut known: BTreeMap<(String, String), (OrgId, PathBuf)> = BTreeMap::new();
     let files = match &forwarder.orgs_dir {
-        Some(orgs_dir) => match org_files(orgs_dir, surroundings) {
+        Some(orgs_dir) => match org_files(&surroundings.directory.join(orgs_dir), orgs_dir) {
             Ok(files) => files,
             Err(text) => {
                 view.refuse(&["orgs_dir"], text);
@@ -860,15 +861,14 @@ fn is_destination(name: &str) -> bool {
     crate::destination::DestinationName::parse(name).is_some()
 }
 
-/// The orgs' files in the order of their names, as they are shown to people.
-fn org_files(orgs_dir: &Path, surroundings: &Surroundings) -> Result<Vec<PathBuf>, String> {
+/// The orgs' files in the directory `real` in the order of their names, below `orgs_dir`, as that is shown to people.
+pub(crate) fn org_files(real: &Path, orgs_dir: &Path) -> Result<Vec<PathBuf>, String> {
     let remedy = "put a file for each org there, such as acme.toml";
-    let real = surroundings.directory.join(orgs_dir);
     let unreadable = |error: std::io::Error| {
         format!("the orgs directory {} cannot be read ({error}): {remedy}", orgs_dir.display())
     };
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&real).map_err(unreadable)? {
+    for entry in std::fs::read_dir(real).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
         let name = Path::new(&name);
         let hidden = name.to_string_lossy().starts_with('.');

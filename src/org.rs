@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -31,6 +32,7 @@ use crate::pulumi::client::Client;
 use crate::recovery::{Outcome, Place, Recovery, Source};
 use crate::report::{OrgReport, Reports};
 use crate::retry;
+use crate::stop::Stop;
 
 /// Makes a transport that trusts the system's authorities and those of a file. Simulated services hand in their own.
 pub type Connect = Arc<dyn Fn(Option<&Path>) -> Result<Arc<dyn Transport>, ClientError> + Send + Sync>;
@@ -38,7 +40,8 @@ pub type Connect = Arc<dyn Fn(Option<&Path>) -> Result<Arc<dyn Transport>, Clien
 /// What all orgs share.
 pub struct Shared {
     pub journal: Arc<dyn Journal>,
-    pub journal_bytes_max: u64,
+    /// `max_bytes_per_org` as it is in force.
+    pub journal_bytes_max: Arc<AtomicU64>,
     pub reports: Reports,
     pub clock: Clock,
     pub connect: Connect,
@@ -61,7 +64,7 @@ impl Shared {
         let s3 = Connections::new(clients.clone());
         Shared {
             journal,
-            journal_bytes_max: settings.journal.max_bytes_per_org,
+            journal_bytes_max: Arc::new(settings.journal.max_bytes_per_org.into()),
             reports,
             clock,
             connect: Arc::new(move |ca_file| clients.transport(ca_file)),
@@ -89,11 +92,11 @@ pub struct Org {
     phase: i64,
     shared: Arc<Shared>,
     report: OrgReport,
-    stop: CancellationToken,
+    stop: Stop,
 }
 
 impl Org {
-    pub fn new(settings: Arc<OrgSettings>, phase: i64, shared: Arc<Shared>, stop: CancellationToken) -> Org {
+    pub fn new(settings: Arc<OrgSettings>, phase: i64, shared: Arc<Shared>, stop: Stop) -> Org {
         let report = shared.reports.org(&settings);
         Org { settings, phase, shared, report, stop }
     }
@@ -176,7 +179,7 @@ impl Org {
         loop {
             let outcome = match archives(&self.settings, &self.shared.s3, &self.shared.clock) {
                 Ok(mut sources) => tokio::select! {
-                    () = self.stop.cancelled() => return None,
+                    () = self.stop.collecting().cancelled() => return None,
                     outcome = recovery.run(&state, &mut sources) => outcome.map_err(Problem::from),
                 },
                 // A journal that is whole goes on; its lane says what is wrong.
@@ -236,7 +239,7 @@ impl Org {
             phase: self.phase,
             client,
             journal: self.shared.journal.clone(),
-            journal_bytes_max: self.shared.journal_bytes_max,
+            journal_bytes_max: self.shared.journal_bytes_max.clone(),
             state,
             checkpoints,
             journaled,
@@ -280,7 +283,7 @@ impl Org {
             metrics: self.report.metrics(),
             clock: self.shared.clock.clone(),
             secrets_changed: self.shared.secrets_changed.subscribe(),
-            stop: self.stop.clone(),
+            stop: self.stop.delivering().clone(),
         });
         lane.run(drained).await;
     }
@@ -292,10 +295,10 @@ impl Org {
         destination(&self.settings, name, &self.shared, &self.report, provisional)
     }
 
-    /// `None` when stopped meanwhile.
+    /// `None` when told to end meanwhile: what cannot be set up has nothing to finish.
     async fn pause(&self, wait: Duration) -> Option<()> {
         tokio::select! {
-            () = self.stop.cancelled() => None,
+            () = self.stop.collecting().cancelled() => None,
             () = sleep(wait) => Some(()),
         }
     }

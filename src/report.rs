@@ -134,11 +134,23 @@ impl Reports {
         self.0.metrics.remove_org(id);
     }
 
-    /// A configuration was put in force (`ok`), or refused for `error` while the one before stays.
+    /// A configuration was put in force (`ok`), or refused for `error` while the one before stays. One that is refused for something
+    /// else than before has been refused since then.
     pub fn set_config(&self, ok: bool, error: Option<String>) {
         let now = self.0.clock.now();
         self.0.metrics.set_config(ok, now);
-        *lock(&self.0.config) = Some(ConfigStatus { ok, since: Some(Moment(now)), error });
+        let mut config = lock(&self.0.config);
+        let before = config.take();
+        let refused = before.as_ref().filter(|before| !ok && !before.ok).and_then(|before| before.since);
+        let needs_restart = before.map(|before| before.needs_restart).unwrap_or_default();
+        *config = Some(ConfigStatus { ok, since: refused.or(Some(Moment(now))), error, needs_restart });
+    }
+
+    /// Keys whose new values count only from the next start of the process on.
+    pub fn set_config_restart(&self, keys: &[String]) {
+        if let Some(config) = lock(&self.0.config).as_mut() {
+            config.needs_restart = keys.to_vec();
+        }
     }
 
     /// Where it is recorded what people and signals do; known before the first org starts.
@@ -192,11 +204,7 @@ impl Reports {
             })
             .collect();
         let config = lock(&self.0.config).clone();
-        Status {
-            version: self.0.version.clone(),
-            orgs,
-            config: config.unwrap_or(ConfigStatus { ok: false, since: None, error: None }),
-        }
+        Status { version: self.0.version.clone(), orgs, config: config.unwrap_or_default() }
     }
 
     pub fn metrics(&self) -> &Metrics {

@@ -45,6 +45,16 @@ pub(super) fn page(status: &Status, now: Second) -> String {
         let error = status.config.error.as_deref().unwrap_or("not loaded");
         add(out, format_args!("<p class=\"paused\">Configuration: {}</p>", Escaped(error)));
     }
+    if !status.config.needs_restart.is_empty() {
+        let keys = status.config.needs_restart.join(", ");
+        add(
+            out,
+            format_args!(
+                "<p class=\"waiting\">In force from the next start of the daemon on: {}</p>",
+                Escaped(&keys)
+            ),
+        );
+    }
     let mut orgs: Vec<&OrgStatus> = status.orgs.iter().collect();
     orgs.sort_by_key(|org| std::cmp::Reverse(org.state));
     for org in orgs {

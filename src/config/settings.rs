@@ -4,14 +4,14 @@
 //! settings hold their sources.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::chunk::Packing;
 use crate::clock::Second;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
-use crate::secret::SecretSource;
+use crate::secret::{Place, SecretSource};
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,10 +77,36 @@ impl OrgSettings {
         names
     }
 
+    /// The certificate authority files that its connections are made with.
+    pub fn certificate_files(&self) -> Vec<&Path> {
+        let files = [
+            self.source.ca_file.as_deref(),
+            self.sentinel.as_ref().and_then(|sentinel| sentinel.ca_file.as_deref()),
+            self.s3.as_ref().and_then(|s3| s3.ca_file.as_deref()),
+        ];
+        files.into_iter().flatten().collect()
+    }
+
+    /// The files that its secrets are read from.
+    pub fn secret_files(&self) -> Vec<&Path> {
+        let mut secrets = vec![Some(&self.source.token), self.source.next_token.as_ref()];
+        if let Some(sentinel) = &self.sentinel {
+            secrets.extend(sentinel.identity.secrets().into_iter().map(Some));
+        }
+        if let Some(S3Credentials::Static { key, next }) = self.s3.as_ref().map(|s3| &s3.credentials) {
+            secrets.extend(std::iter::once(key).chain(next).map(|key| Some(&key.secret_access_key)));
+        }
+        secrets.into_iter().flatten().filter_map(file_of).collect()
+    }
+
     /// How chunks are compressed. A destination configured later gets the older chunks as they are: larger, and no less right.
     pub fn packing(&self) -> Packing {
         if self.s3.is_some() || self.file.is_some() { Packing::Stored } else { Packing::Passing }
     }
+}
+
+fn file_of(secret: &SecretSource) -> Option<&Path> {
+    if let Place::File(path) = &secret.place { Some(path) } else { None }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +213,28 @@ pub enum AzureIdentity {
 pub struct NextCertificate {
     pub certificate: SecretSource,
     pub password: Option<SecretSource>,
+}
+
+impl AzureIdentity {
+    /// What proves it, where that is a secret of ours.
+    fn secrets(&self) -> Vec<&SecretSource> {
+        match self {
+            AzureIdentity::ClientSecret { secret, next_secret, .. } => {
+                std::iter::once(secret).chain(next_secret).collect()
+            }
+            AzureIdentity::ClientCertificate { certificate, password, next, .. } => {
+                let next =
+                    next.iter().flat_map(|next| std::iter::once(&next.certificate).chain(&next.password));
+                std::iter::once(certificate).chain(password).chain(next).collect()
+            }
+            AzureIdentity::Found(identity) => identity.secrets(),
+            // A projected token is exchanged for another by the platform, several times a day, and read for each use.
+            AzureIdentity::WorkloadIdentity { .. }
+            | AzureIdentity::ManagedIdentity { .. }
+            | AzureIdentity::AzureCli { .. }
+            | AzureIdentity::ManagedOrCli { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Who answers for managed identities.

@@ -147,6 +147,12 @@ impl Clients {
         Ok(client)
     }
 
+    /// The file holds something else than when it was read: the next to ask gets a client made anew.
+    pub fn forget(&self, ca_file: &Path) {
+        let mut clients = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.remove(&Some(ca_file.to_owned()));
+    }
+
     /// The same, as the trait object that the services' clients take.
     ///
     /// # Errors

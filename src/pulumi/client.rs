@@ -42,6 +42,9 @@ pub enum SourceError {
     Permission { cause: String, remedy: String },
     #[error("{cause}")]
     Configuration { cause: String, remedy: String },
+    /// 404: there is no such organization, as far as this token is told.
+    #[error("{cause}")]
+    NotFound { cause: String, remedy: String },
     /// 400: perhaps the window is the trouble.
     #[error("{cause}")]
     BadRequest { cause: String, remedy: String },
@@ -353,11 +356,11 @@ impl Client {
                     self.org
                 ),
             },
-            404 => SourceError::Configuration {
+            404 => SourceError::NotFound {
                 cause,
                 remedy: format!(
-                    "check `org = \"{}\"` (was the organization renamed? then set its new name and keep this file's name), that the \
-                     token can see it, and `api_url`",
+                    "check `org = \"{}\"` (was the organization renamed? then set its new name and keep this file's name: it goes on where \
+                     it was), that the token can see it, and `api_url`",
                     self.org
                 ),
             },

@@ -93,7 +93,8 @@ pub struct LaneStatus {
     pub quarantined: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// By default: not loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigStatus {
     /// Whether the newest configuration is in force.
     pub ok: bool,
@@ -101,6 +102,9 @@ pub struct ConfigStatus {
     pub since: Option<Moment>,
     /// Why it was refused.
     pub error: Option<String>,
+    /// Keys whose new values count only from the next start of the process on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<String>,
 }
 
 /// Ordered by how bad it is.

@@ -30,6 +30,7 @@ mod quarantine;
 mod reading;
 mod recovery;
 mod referees;
+mod reload;
 mod restarts;
 mod rotation;
 mod sameness;

@@ -65,7 +65,10 @@ async fn a_token_file_replaced_with_overlap_costs_no_refused_call_and_one_line()
     let shown = command(&world, &["audit", "--json"]).await;
     let recorded: Vec<String> = out(&shown).lines().map(str::to_owned).collect();
     assert_eq!(recorded.len(), 3, "a start, the exchange, a stop: {recorded:?}");
-    assert!(recorded[1].contains("credential_switch") && recorded[1].contains("source: token"), "{recorded:?}");
+    assert!(
+        recorded[1].contains("credential_switch") && recorded[1].contains("source: token"),
+        "{recorded:?}"
+    );
     assert!(!recorded[1].contains(&old) && !recorded[1].contains(&new));
 }
 

@@ -11,29 +11,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pulumi_audit_forwarder::clock::{Clock, Second};
 use pulumi_audit_forwarder::collect::Until;
 use pulumi_audit_forwarder::config;
+use pulumi_audit_forwarder::config::settings::Settings;
 use pulumi_audit_forwarder::coverage::Coverage;
 use pulumi_audit_forwarder::destination::DestinationName;
 use pulumi_audit_forwarder::destination::s3::client::Connections;
 use pulumi_audit_forwarder::destination::sentinel::credential::Credentials;
 use pulumi_audit_forwarder::event::OrgId;
+use pulumi_audit_forwarder::fleet::{Changes, Fleet};
 use pulumi_audit_forwarder::http::Transport;
 use pulumi_audit_forwarder::journal::memory::MemoryJournal;
 use pulumi_audit_forwarder::journal::{Append, Journal, OrgState, WindowRecord};
 use pulumi_audit_forwarder::metrics::Metrics;
-use pulumi_audit_forwarder::org::{self, Connect, Org, Shared};
+use pulumi_audit_forwarder::org::{Connect, Shared};
 use pulumi_audit_forwarder::pulumi::budget::HostBudgets;
 use pulumi_audit_forwarder::report::Reports;
 use pulumi_audit_forwarder::report::status::{LaneStatus, OrgStatus};
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::crash::{Fate, Mortal};
@@ -61,6 +63,8 @@ pub(crate) const SOON: i64 = 10;
 /// How one org is configured.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    /// Pulumi's name of the organization, where it is not the id.
+    pub(crate) org: Option<String>,
     /// `now` or an RFC 3339 time.
     pub(crate) start: String,
     pub(crate) api: &'static str,
@@ -87,6 +91,7 @@ impl Setup {
 
     fn new() -> Setup {
         Setup {
+            org: None,
             start: rfc3339(BEGIN),
             api: PULUMI,
             sentinel: false,
@@ -121,7 +126,7 @@ pub(crate) struct Simulation {
 
 struct Process {
     stop: CancellationToken,
-    orgs: JoinSet<()>,
+    fleet: Fleet,
     reports: Reports,
     shared: Arc<Shared>,
     fate: Arc<Fate>,
@@ -295,10 +300,10 @@ impl Simulation {
 
     /// Ends the second, and says what it thought of its lanes.
     pub(crate) async fn end_second(&mut self) -> Vec<OrgStatus> {
-        let mut second = self.second.take().expect("it is running");
+        let second = self.second.take().expect("it is running");
         let statuses = second.reports.status().orgs;
         second.fate.die();
-        second.orgs.shutdown().await;
+        second.fleet.shut_down().await;
         statuses
     }
 
@@ -317,8 +322,7 @@ impl Simulation {
         setups: &BTreeMap<String, Setup>,
         journal: Arc<MemoryJournal>,
     ) -> Process {
-        self.write_config(paths, setups);
-        let settings = config::load(Some(&paths.config)).expect("the configuration is valid").settings;
+        let settings = self.settings(paths, setups);
         let fate = Arc::new(Fate::default());
         let clock = Clock::simulated(Second(self.now() + self.local_clock_ahead));
         let line: Arc<dyn Transport> = Arc::new(Line { wire: self.wire.clone(), fate: fate.clone() });
@@ -327,7 +331,7 @@ impl Simulation {
         let reports = Reports::new(Metrics::new("simulated", ""), clock.clone());
         let shared = Arc::new(Shared {
             journal: Arc::new(Mortal { journal: journal as Arc<dyn Journal>, fate: fate.clone() }),
-            journal_bytes_max: self.journal_bytes_max,
+            journal_bytes_max: Arc::new(AtomicU64::new(self.journal_bytes_max)),
             reports: reports.clone(),
             clock,
             connect,
@@ -337,39 +341,36 @@ impl Simulation {
             secrets_changed: watch::Sender::default(),
         });
         let stop = CancellationToken::new();
-        let mut orgs = JoinSet::new();
-        let count = settings.orgs.len();
-        for (index, settings) in settings.orgs.into_iter().enumerate() {
-            let interval = settings.source.poll_interval;
-            let begin = Instant::now() + org::stagger(index, count, interval);
-            let org = Org::new(
-                Arc::new(settings),
-                org::phase(index, count, interval),
-                shared.clone(),
-                stop.clone(),
-            );
-            orgs.spawn(async move {
-                sleep_until(begin).await;
-                org.run(Until::Stopped).await;
-            });
-        }
-        Process { stop, orgs, reports, shared, fate }
+        let fleet = Fleet::new(shared.clone(), Until::Stopped, stop.clone());
+        fleet.apply(&settings, &BTreeSet::new());
+        Process { stop, fleet, reports, shared, fate }
+    }
+
+    fn settings(&self, paths: &Paths, setups: &BTreeMap<String, Setup>) -> Settings {
+        self.write_config(paths, setups);
+        let mut settings = config::load(Some(&paths.config)).expect("the configuration is valid").settings;
+        settings.journal.max_bytes_per_org = self.journal_bytes_max;
+        settings
+    }
+
+    /// Puts the present setups in force while the forwarder runs.
+    pub(crate) fn reload(&self) -> Changes {
+        let process = self.process.as_ref().expect("it is running");
+        process.fleet.apply(&self.settings(&self.paths, &self.setups), &BTreeSet::new())
     }
 
     /// Ends it in order.
     pub(crate) async fn stop(&mut self) {
-        let mut process = self.process.take().expect("it is running");
+        let process = self.process.take().expect("it is running");
         process.stop.cancel();
-        while let Some(ended) = process.orgs.join_next().await {
-            ended.expect("no org panics");
-        }
+        process.fleet.ended().await;
     }
 
     /// Ends it wherever it is.
     pub(crate) async fn kill(&mut self) {
-        let mut process = self.process.take().expect("it is running");
+        let process = self.process.take().expect("it is running");
         process.fate.die();
-        process.orgs.shutdown().await;
+        process.fleet.shut_down().await;
     }
 
     fn write_config(&self, paths: &Paths, setups: &BTreeMap<String, Setup>) {
@@ -377,10 +378,14 @@ impl Simulation {
             format!("state_dir = {:?}\norgs_dir = \"orgs\"\n[admin]\nlisten = \"off\"\n", paths.state);
         fs::write(&paths.config, forwarder).expect("the configuration can be written");
         let secret = |name: &str| self.paths.secret(name);
+        for old in fs::read_dir(&paths.orgs).expect("the orgs' directory is there") {
+            fs::remove_file(old.expect("it can be read").path()).expect("a file can be removed");
+        }
         for (org, setup) in setups {
             let mut text = format!(
                 "org = {org:?}\nstart = {start:?}\n[source]\napi_url = \"https://{api}\"\ntoken = {{ file = {token:?} }}\n{more}\n",
                 start = setup.start,
+                org = setup.org.as_deref().unwrap_or(org),
                 api = setup.api,
                 token = secret(&format!("{org}-token")),
                 more = setup.source,
@@ -455,7 +460,8 @@ impl Simulation {
     }
 
     pub(crate) fn truth(&self, org: &str) -> Source {
-        let handle = self.org(org);
+        let name = self.setups.get(org).and_then(|setup| setup.org.as_deref());
+        let handle = self.org(name.unwrap_or(org));
         Source { events: handle.truth(), shown: handle.shown() }
     }
 

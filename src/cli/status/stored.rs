@@ -55,7 +55,7 @@ pub(super) fn status(settings: &Settings, stored: &BTreeMap<OrgId, Stored>) -> S
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         orgs,
-        config: ConfigStatus { ok: true, since: None, error: None },
+        config: ConfigStatus { ok: true, since: None, error: None, needs_restart: Vec::new() },
     }
 }
 

@@ -26,6 +26,10 @@ pub(super) fn table(status: &Status, from: &str, now: Second, colours: Colours) 
             clean(error)
         ));
     }
+    if !status.config.needs_restart.is_empty() {
+        let keys = clean(&status.config.needs_restart.join(", "));
+        text.push_str(&format!("changed, and in force from the next start of the daemon on: {keys}\n"));
+    }
     text.push_str(&format!("{}\n\n", counted(status)));
 
     let mut orgs: Vec<&OrgStatus> = status.orgs.iter().collect();

@@ -218,6 +218,16 @@ impl Connections {
         Connections(Arc::new(shared))
     }
 
+    /// The authorities in `ca_file` are others now: connections that begin from now on trust those, of every service.
+    pub fn trust_anew(&self, ca_file: &Path) {
+        self.0.clients.forget(ca_file);
+        let same = |known: Option<&Path>| known == Some(ca_file);
+        let mut http = self.0.http.lock().unwrap_or_else(PoisonError::into_inner);
+        http.retain(|known, _| !same(known.as_deref()));
+        let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|access, _| !same(access.ca_file.as_deref()));
+    }
+
     /// How the store of these settings is reached at present.
     fn reached(&self, settings: &S3Settings) -> Arc<tokio::sync::Mutex<Reached>> {
         let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
