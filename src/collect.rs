@@ -347,7 +347,8 @@ impl Collector {
             Next::Sweep { window, kind } => (window, kind),
             Next::Wait(until) => {
                 let wait = Duration::from_secs(u64::try_from(until - now).unwrap_or(1).max(1));
-                return Outcome::Idle(wait);
+                // A time that turned back, and is not believed yet, would put the next question off by as much.
+                return Outcome::Idle(wait.min(self.settings.source.poll_interval));
             }
         };
         match self.sweep(window, kind, now).await {
@@ -422,7 +423,7 @@ impl Collector {
         let known = KnownTime::load(&*self.journal, id).await?;
         let now = self.client.now();
         let time = KnownTime::believed(now, self.clock.now());
-        let time = time.compared(known, now, self.state.coverage.tip());
+        let time = time.compared(known, now, self.state.coverage.last_read());
         if time.doubted {
             tracing::warn!(org = %id, now = %now, "the service's time is not what the journal was read by; waiting whether it holds");
             self.client.doubt_time();

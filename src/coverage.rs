@@ -18,7 +18,7 @@ const AGE_MAX: i64 = 100 * 366 * 86_400;
 pub struct Span {
     pub from: Second,
     pub until: Second,
-    /// The service's time of the last look; of several merged ones the earliest.
+    /// The service's time of the last look; of several merged ones the latest.
     pub read_at: Second,
     /// Every second of the span was read when it was at least this old, in seconds: 0 or one of `rescan_after`.
     pub age: i64,
@@ -56,6 +56,11 @@ impl Coverage {
     /// The right edge of the newest committed window.
     pub fn tip(&self) -> Option<Second> {
         self.spans.last().map(|span| span.until)
+    }
+
+    /// The service's time of the newest look of all.
+    pub fn last_read(&self) -> Option<Second> {
+        self.spans.iter().map(|span| span.read_at).max()
     }
 
     /// The gaps between `start` and the tip, oldest first.
@@ -152,8 +157,9 @@ impl Coverage {
         }
         let mut spans: Vec<Span> = Vec::with_capacity(self.spans.len() + 1);
         for span in &self.spans {
+            let span = Span { read_at: span.read_at.min(now), ..*span };
             let edge = floor.map_or(span.from, |floor| floor.clamp(span.from, span.until));
-            let parts = [Span { until: edge, ..*span }, Span { from: edge, age: 0, ..*span }];
+            let parts = [Span { until: edge, ..span }, Span { from: edge, age: 0, ..span }];
             spans.extend(parts.into_iter().filter(|part| part.from < part.until));
         }
         self.spans = merged(spans);
@@ -231,7 +237,7 @@ fn merged(spans: Vec<Span>) -> Vec<Span> {
         match result.last_mut() {
             Some(last) if last.until == span.from && last.age == span.age && last.damaged == span.damaged => {
                 last.until = span.until;
-                last.read_at = last.read_at.min(span.read_at);
+                last.read_at = last.read_at.max(span.read_at);
             }
             _ => result.push(span),
         }
@@ -381,14 +387,15 @@ mod tests {
     }
 
     #[test]
-    fn of_spans_that_are_joined_the_earliest_look_is_remembered() {
+    fn of_spans_that_are_joined_the_latest_look_is_remembered() {
         let mut coverage = Coverage::default();
         coverage.cover(window(0, 5), Second(9), AGES, &[]);
         coverage.cover(window(5, 10), Second(8), AGES, &[]);
         coverage.cover(window(12, 15), Second(7), AGES, &[]);
         let read: Vec<_> =
             coverage.spans().iter().map(|span| (span.from.0, span.until.0, span.read_at.0)).collect();
-        assert_eq!(read, [(0, 10, 8), (12, 15, 7)]);
+        assert_eq!(read, [(0, 10, 9), (12, 15, 7)]);
+        assert_eq!(coverage.last_read(), Some(Second(9)));
     }
 
     #[test]
