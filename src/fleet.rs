@@ -116,6 +116,7 @@ impl Fleet {
         self.shared.reports.metrics().set_journal_capacity(settings.journal.max_bytes_per_org);
         for path in renewed {
             self.shared.s3.trust_anew(path);
+            self.shared.credentials.trust_anew(path);
         }
         let ids = settings.orgs.iter().map(|org| org.id.clone());
         let in_force = InForce { journal: settings.journal, orgs: ids.collect() };

@@ -9,7 +9,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::forwarder::{asked, command, complete, metric, org, out, party, paused, recent, start, works};
+use crate::forwarder::{
+    asked, command, complete, metric, org, out, party, paused, recent, sample, start, works,
+};
 use crate::world::World;
 use crate::world::certificates::Certificates;
 use crate::world::daemon::{Daemon, until};
@@ -56,7 +58,11 @@ async fn a_file_that_comes_goes_and_comes_back_is_an_org_that_starts_retires_and
 
     fs::remove_file(world.paths.orgs.join("acme.toml")).expect("it is there");
     until("acme is retired", async || state(&mut daemon, "acme").await == "retired").await;
-    assert_eq!(metric(&mut daemon, "cursor_timestamp_seconds", &[("org", "acme")]).await, None);
+    until("its series are gone", async || {
+        let page = daemon.get("/metrics").await;
+        page.is_some_and(|(_, page)| sample(&page, "cursor_timestamp_seconds", &[("org", "acme")]).is_none())
+    })
+    .await;
     let before = world.pulumi().ledger.requests("acme");
     world.pulumi().org("acme").add(Generator::seeded(1).burst(world.clock.now() - 1, 5));
     asked(&world, "beta", 4).await;
@@ -66,7 +72,10 @@ async fn a_file_that_comes_goes_and_comes_back_is_an_org_that_starts_retires_and
     world.write_org(&acme);
     complete(&world, &acme).await;
     until("acme works", async || state(&mut daemon, "acme").await == "ok").await;
-    assert_eq!(metric(&mut daemon, "config_last_reload_successful", &[]).await, Some(1.0));
+    until("the configuration is in force", async || {
+        metric(&mut daemon, "config_last_reload_successful", &[]).await == Some(1.0)
+    })
+    .await;
     assert!(daemon.stop().await.success());
     for org in ["acme", "beta"] {
         world.check_file(org).assert_complete();

@@ -14,7 +14,7 @@ mod identity;
 mod managed;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -285,6 +285,14 @@ impl Credentials {
         let credential = Credential::new(settings, transport, clock.clone());
         known.push((key, Arc::downgrade(&credential)));
         credential
+    }
+}
+
+impl Credentials {
+    /// The authorities in `ca_file` are others now: who asks next gets a credential that trusts those.
+    pub fn trust_anew(&self, ca_file: &Path) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|((_, _, _, trusted), _)| trusted.as_deref() != Some(ca_file));
     }
 }
 
