@@ -432,7 +432,7 @@ pub struct IdentitySection {
     /// Default: the empty password.
     pub password: Option<SecretPlace>,
 
-    /// A second certificate with its key, of the same app; as `next_secret`.
+    /// A second certificate with its key, of the same app: as `next_secret`, and also on the last day of the one in use.
     pub next_certificate: Option<SecretPlace>,
 
     /// The password of `next_certificate`, in PKCS#12 form.

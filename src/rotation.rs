@@ -18,8 +18,6 @@ use crate::secret::{Fingerprint, SecretError};
 
 /// Between the two readings of a place that changed.
 const SETTLE: Duration = Duration::from_millis(100);
-/// A value that ends within this time gives way to the other one, if that is accepted.
-const BEFORE_EXPIRY_SECONDS: i64 = 15 * 60;
 /// Values beside the one in use, or changed ones in a pause, that may be refused within [`REFUSALS_WITHIN`]; no more are tried before that has passed.
 const REFUSALS_MAX: usize = 4;
 const REFUSALS_WITHIN: Duration = Duration::from_secs(60);
@@ -60,6 +58,9 @@ impl Slot {
 /// Where the two values are.
 pub trait Places {
     type Value: Clone;
+
+    /// A value that ends within this time gives way to the other one, if that is accepted.
+    const BEFORE_EXPIRY_SECONDS: i64 = 15 * 60;
 
     /// The configuration's names of the two.
     fn keys(&self) -> [&'static str; 2];
@@ -258,7 +259,7 @@ impl<P: Places> Rotation<P> {
     /// Before the value in use ends, the other one is tried, once.
     fn look_ahead(&mut self, now: Second) {
         let Some((slot, value, current)) = &self.current else { return };
-        if P::expires(value).is_none_or(|end| end - now > BEFORE_EXPIRY_SECONDS) {
+        if P::expires(value).is_none_or(|end| end - now > P::BEFORE_EXPIRY_SECONDS) {
             return;
         }
         let seat = &mut self.seats[at(slot.other())];

@@ -201,7 +201,7 @@ async fn what_is_said_to_have_changed_is_tried_where_nobody_has_tried_it() {
 
 #[tokio::test(start_paused = true)]
 async fn before_a_value_ends_the_other_one_is_tried_once() {
-    let end = NOW.0 + BEFORE_EXPIRY_SECONDS;
+    let end = NOW.0 + Files::BEFORE_EXPIRY_SECONDS;
     let (later, soon) = (format!("one:{}", end + 1), format!("one:{end}"));
     let mut early = bench(&later, Some("two"));
     for _ in 0..2 {

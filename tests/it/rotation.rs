@@ -193,7 +193,7 @@ async fn two_refused_tokens_pause_the_org_until_either_is_replaced() {
     let remedy = paused(&mut daemon, "acme", "source", "credentials").await;
     assert!(remedy.contains("acme-token ") && remedy.contains("acme-token-next"), "{remedy}");
     add_one(&world, "during the pause");
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     world.paths.write_secret("acme-token-next", &new);
     works(&mut daemon, "acme", "source").await;
     complete(&world, &acme).await;

@@ -204,7 +204,7 @@ impl Credential {
         let _turn = self.turn.lock().await;
         if self.identity.is_due().await {
             // Its failure costs nothing while the old token lives, and is counted.
-            let _ = self.fetch().await;
+            drop(self.fetch().await);
         }
     }
 
@@ -323,7 +323,7 @@ mod tests {
     use super::entra::APP_CODES;
     use super::*;
     use crate::clock::Second;
-    use crate::config::settings::{ManagedHost, ManagedId};
+    use crate::config::settings::{ManagedHost, ManagedId, NextCertificate};
     use crate::http::Failure;
     use crate::secret::{Place, SecretSource};
 
@@ -584,6 +584,40 @@ mod tests {
             assert_ne!(credential.last_secret(), credential.present_secret());
             credential.token().await.unwrap();
             assert!(service.bodies.lock().unwrap()[6].1.contains("third-secret"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_certificate_is_taken_over_on_the_last_day_of_the_first() {
+        const NOW: Second = Second(1_795_256_100);
+        for (left, taken) in [(86_400 + 60, false), (86_400 - 60, true)] {
+            let pair = |seconds: i64| {
+                let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+                let mut parameters = rcgen::CertificateParams::default();
+                parameters.not_after = time::OffsetDateTime::from_unix_timestamp(NOW.0 + seconds).unwrap();
+                let made = parameters.self_signed(&key).unwrap();
+                secret_file(&format!("{}{}", key.serialize_pem(), made.pem()))
+            };
+            let (first, next) = (pair(left), pair(400 * 86_400));
+            let source = |file: &tempfile::NamedTempFile| SecretSource {
+                place: Place::File(file.path().to_owned()),
+                group_may_read: false,
+            };
+            let identity = AzureIdentity::ClientCertificate {
+                tenant_id: "tenant-1".into(),
+                client_id: "client-1".into(),
+                certificate: source(&first),
+                password: None,
+                next: Some(NextCertificate { certificate: source(&next), password: None }),
+            };
+            let settings = SentinelSettings { identity, ..settings(first.path()) };
+            let transport = Arc::<Service>::default() as Arc<dyn Transport>;
+            let credential = Credential::new(&settings, transport, Clock::simulated(NOW));
+            let slot = || credential.standing().unwrap().in_use.map(|in_use| in_use.key);
+            credential.reject(&credential.token().await.unwrap());
+            assert_eq!(slot(), Some("certificate"));
+            credential.token().await.unwrap();
+            assert_eq!(slot(), Some(if taken { "next_certificate" } else { "certificate" }));
         }
     }
 

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -72,6 +72,9 @@ pub(super) struct Proofs {
 impl Places for Proofs {
     type Value = Arc<Shown>;
 
+    /// It is looked at when a token is fetched, which may be once in hours.
+    const BEFORE_EXPIRY_SECONDS: i64 = 86_400;
+
     fn keys(&self) -> [&'static str; 2] {
         match self.first {
             Proof::Secret(_) => ["secret", "next_secret"],
@@ -86,6 +89,13 @@ impl Places for Proofs {
 
     fn fingerprint(shown: &Arc<Shown>) -> Fingerprint {
         shown.fingerprint()
+    }
+
+    fn expires(shown: &Arc<Shown>) -> Option<Second> {
+        match &**shown {
+            Shown::Certificate { end, .. } => end.get().copied(),
+            Shown::Secret(_) | Shown::Projected(_) => None,
+        }
     }
 }
 
@@ -113,7 +123,12 @@ pub(super) enum Proof {
 /// A proof as it was read.
 pub(super) enum Shown {
     Secret(Secret),
-    Certificate(Arc<SecretBytes>, Option<Secret>),
+    Certificate {
+        bytes: Arc<SecretBytes>,
+        password: Option<Secret>,
+        /// When it ends: known once it was opened, which is slow.
+        end: OnceLock<Second>,
+    },
     Projected(Secret),
 }
 
@@ -123,7 +138,8 @@ impl Proof {
             Proof::Secret(secret) => secret.read().map(Shown::Secret),
             Proof::Certificate { certificate, password } => {
                 let password = password.as_ref().map(SecretSource::read).transpose()?;
-                Ok(Shown::Certificate(Arc::new(certificate.read_bytes()?), password))
+                let bytes = Arc::new(certificate.read_bytes()?);
+                Ok(Shown::Certificate { bytes, password, end: OnceLock::new() })
             }
             Proof::Projected(path) => read_projected(path).map(Shown::Projected),
         }
@@ -134,9 +150,16 @@ impl Shown {
     fn fingerprint(&self) -> Fingerprint {
         match self {
             Shown::Secret(secret) | Shown::Projected(secret) => secret.fingerprint(),
-            Shown::Certificate(certificate, password) => certificate.fingerprint(password.as_ref()),
+            Shown::Certificate { bytes, password, .. } => bytes.fingerprint(password.as_ref()),
         }
     }
+}
+
+/// An assertion, and the certificate that signed it.
+struct Signed {
+    thumbprint: String,
+    end: Option<Second>,
+    assertion: Secret,
 }
 
 /// A proof that was presented, as far as messages may tell.
@@ -243,11 +266,14 @@ impl App {
                 return self.token(credential, &wire, &presented).await;
             }
             Shown::Projected(token) => token.clone(),
-            Shown::Certificate(bytes, password) => {
+            Shown::Certificate { bytes, password, end } => {
                 match self.assertion(slot, Arc::clone(bytes), password.clone()).await {
-                    Ok((thumbprint, assertion)) => {
-                        presented.thumbprint = Some(thumbprint);
-                        assertion
+                    Ok(signed) => {
+                        presented.thumbprint = Some(signed.thumbprint);
+                        if let Some(at) = signed.end {
+                            end.get_or_init(|| at);
+                        }
+                        signed.assertion
                     }
                     Err(none) => {
                         let refused = matches!(none, NoToken::Refused(_));
@@ -271,13 +297,14 @@ impl App {
         slot: Slot,
         bytes: Arc<SecretBytes>,
         password: Option<Secret>,
-    ) -> Result<(String, Secret), NoToken> {
+    ) -> Result<Signed, NoToken> {
         let audience = format!("{}/{}/oauth2/v2.0/token", self.authority, self.tenant_id);
         let (client_id, now) = (self.client_id.clone(), self.clock.now());
         let signed = tokio::task::spawn_blocking(move || {
             let certificate = Certificate::open(&bytes, password.as_ref())?;
             let assertion = certificate.assertion(&audience, &client_id, now)?;
-            Ok::<_, super::certificate::CertificateError>((certificate.thumbprint(), assertion))
+            let (thumbprint, end) = (certificate.thumbprint(), certificate.end());
+            Ok::<_, super::certificate::CertificateError>(Signed { thumbprint, end, assertion })
         })
         .await;
         match signed {

@@ -17,7 +17,7 @@ use crate::rotation::{Rotation, Standing};
 use crate::secret::Fingerprint;
 
 pub(super) enum Identity {
-    App(App),
+    App(Box<App>),
     Managed(Managed),
     AzureCli(AzureCli),
     Sought(Sought),
@@ -32,7 +32,7 @@ impl Identity {
         match identity.clone() {
             AzureIdentity::ClientSecret { tenant_id, client_id, secret, next_secret } => {
                 let proofs = Proofs { first: Proof::Secret(secret), next: next_secret.map(Proof::Secret) };
-                Identity::App(around.app(tenant_id, client_id, proofs))
+                Identity::App(Box::new(around.app(tenant_id, client_id, proofs)))
             }
             AzureIdentity::ClientCertificate { tenant_id, client_id, certificate, password, next } => {
                 let first = Proof::Certificate { certificate, password };
@@ -40,10 +40,10 @@ impl Identity {
                     certificate: next.certificate,
                     password: next.password,
                 });
-                Identity::App(around.app(tenant_id, client_id, Proofs { first, next }))
+                Identity::App(Box::new(around.app(tenant_id, client_id, Proofs { first, next })))
             }
             AzureIdentity::WorkloadIdentity { tenant_id, client_id, token_file } => {
-                Identity::App(around.workload(tenant_id, client_id, token_file))
+                Identity::App(Box::new(around.workload(tenant_id, client_id, token_file)))
             }
             AzureIdentity::ManagedIdentity { host, id } => Identity::Managed(around.managed(host, id)),
             AzureIdentity::AzureCli { tenant_id } => Identity::AzureCli(around.azure_cli(tenant_id)),
