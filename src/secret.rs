@@ -80,7 +80,7 @@ impl fmt::Debug for Fingerprint {
 }
 
 /// Where a secret comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SecretSource {
     pub place: Place,
     /// `allow_group_readable_secrets`: accept mode 0440, as Kubernetes' fsGroup makes it.

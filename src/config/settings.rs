@@ -11,6 +11,7 @@ use crate::chunk::Packing;
 use crate::clock::Second;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
+use crate::http::Route;
 use crate::secret::SecretSource;
 
 /// The whole configuration.
@@ -101,7 +102,7 @@ pub struct SourceSettings {
     pub rescan_after: Vec<Duration>,
     pub requests_per_second: f64,
     pub host_requests_per_second: f64,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
     pub token: SecretSource,
     pub next_token: Option<SecretSource>,
 }
@@ -120,7 +121,7 @@ pub struct SentinelSettings {
     /// `https://monitor.azure.com/.default` for the public cloud.
     pub scope: String,
     pub identity: AzureIdentity,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +218,7 @@ pub struct S3Settings {
     pub storage_class: Option<String>,
     pub expected_bucket_owner: Option<String>,
     pub checksums: S3Checksums,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

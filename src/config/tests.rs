@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::settings::*;
 use super::*;
 use crate::chunk::Packing;
+use crate::http::Route;
 use crate::secret::Place;
 
 /// A directory with configuration files, and the variables beside it.
@@ -126,7 +127,7 @@ fn an_empty_forwarder_file_means_the_defaults() {
                     rescan_after: [3_600, 21_600, 86_400].map(Duration::from_secs).into(),
                     requests_per_second: 2.0,
                     host_requests_per_second: 10.0,
-                    ca_file: None,
+                    route: Route::default(),
                     token: crate::secret::SecretSource {
                         place: Place::File(written.path("orgs/../token")),
                         group_may_read: false,

@@ -51,10 +51,10 @@ async fn of_token(
     alone.source.token = token.clone();
     alone.source.next_token = None;
     let [log, owner] = names;
-    let transport = match (shared.connect)(org.source.ca_file.as_deref()) {
+    let transport = match (shared.connect)(&org.source.route) {
         Ok(transport) => transport,
         Err(error) => {
-            let (cause, remedy) = (error.to_string(), "correct `ca_file`".to_owned());
+            let (cause, remedy) = (error.to_string(), format!("correct `{}`", error.key()));
             return vec![Trial::new(log, Problem { reason: PauseReason::Configuration, cause, remedy })];
         }
     };

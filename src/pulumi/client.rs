@@ -248,20 +248,17 @@ impl Client {
                 Ok(answer)
             }
             Err(failure) => {
-                let code = if matches!(failure, Failure::Timeout(_)) { "timeout" } else { "connect" };
+                let code = if failure.is_timeout() { "timeout" } else { "connect" };
                 self.metrics.request(code);
+                if let Some(remedy) = failure.remedy("source") {
+                    let cause = format!("{}: {failure}", self.api_url);
+                    return Err(SourceError::Configuration { cause, remedy });
+                }
                 Err(match failure {
-                    Failure::Timeout(_) | Failure::TooLarge(_) => SourceError::TooHeavy(failure.to_string()),
-                    Failure::Connection(_) | Failure::Undecodable(_) => {
-                        SourceError::Transient(failure.to_string())
+                    Failure::Timeout(_) | Failure::Silent(_) | Failure::Stalled(_) | Failure::TooLarge(_) => {
+                        SourceError::TooHeavy(failure.to_string())
                     }
-                    Failure::Untrusted(_) => SourceError::Configuration {
-                        cause: format!(
-                            "{} presents a certificate that is not trusted: {failure}",
-                            self.api_url
-                        ),
-                        remedy: "set `ca_file` under [source] to the authority that signed it".into(),
-                    },
+                    _ => SourceError::Transient(failure.to_string()),
                 })
             }
         }
