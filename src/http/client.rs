@@ -360,6 +360,8 @@ fn is_about_our_certificate(alert: AlertDescription) -> bool {
             | Alert::CertificateUnknown
             | Alert::UnknownCA
             | Alert::AccessDenied
+            // What was signed with its key: by an authority of the right name and the wrong key, for one.
+            | Alert::DecryptError
     )
 }
 

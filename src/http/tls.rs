@@ -43,7 +43,7 @@ struct Set {
 
 impl Authorities {
     /// The authorities as they stand: those that were read before, unless their file has changed.
-    fn trusted(&self, ca_file: Option<&Path>) -> Result<Arc<Verifier>, ClientError> {
+    pub(super) fn trusted(&self, ca_file: Option<&Path>) -> Result<Arc<Verifier>, ClientError> {
         let stamp = ca_file.and_then(Stamp::of);
         let mut sets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = ca_file.map(Path::to_owned);

@@ -87,9 +87,9 @@ fn refused(error: SourceError, api_url: &str) -> Outcome {
     match error {
         SourceError::Credentials { cause, remedy } => problem(PauseReason::Credentials, cause, remedy),
         SourceError::Permission { cause, remedy } => problem(PauseReason::Permission, cause, remedy),
-        SourceError::Configuration { cause, remedy } | SourceError::BadRequest { cause, remedy } => {
-            problem(PauseReason::Configuration, cause, remedy)
-        }
+        SourceError::Configuration { cause, remedy }
+        | SourceError::Barred { cause, remedy }
+        | SourceError::BadRequest { cause, remedy } => problem(PauseReason::Configuration, cause, remedy),
         SourceError::Throttled { wait } => Outcome::throttled("429 or 503 with Retry-After", wait),
         SourceError::TooHeavy(cause) | SourceError::Transient(cause) => {
             Outcome::unreachable(format!("{api_url}: {cause}"))

@@ -40,6 +40,9 @@ pub enum SourceError {
     Permission { cause: String, remedy: String },
     #[error("{cause}")]
     Configuration { cause: String, remedy: String },
+    /// A certificate or a proxy on the way, which may be put right without this configuration.
+    #[error("{cause}")]
+    Barred { cause: String, remedy: String },
     /// 400: perhaps the window is the trouble.
     #[error("{cause}")]
     BadRequest { cause: String, remedy: String },
@@ -252,7 +255,7 @@ impl Client {
                 self.metrics.request(code);
                 if let Some(remedy) = failure.remedy("source") {
                     let cause = format!("{}: {failure}", self.api_url);
-                    return Err(SourceError::Configuration { cause, remedy });
+                    return Err(SourceError::Barred { cause, remedy });
                 }
                 Err(match failure {
                     Failure::Timeout(_) | Failure::Silent(_) | Failure::Stalled(_) | Failure::TooLarge(_) => {

@@ -34,4 +34,5 @@ mod sameness;
 mod secrets;
 mod simulated;
 mod storing;
+mod transport;
 mod versions;
