@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use rustls::{AlertDescription, ClientConfig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -155,6 +156,7 @@ impl Client {
     /// When there is no answer.
     pub(crate) async fn execute(&self, mut request: reqwest::Request) -> Result<reqwest::Response, Failure> {
         mark_sensitive(request.headers_mut());
+        introduce(request.headers_mut());
         let url = request.url().as_str().to_owned();
         let (client, via) = self.0.way(&url);
         match client.execute(request).await {
@@ -295,6 +297,18 @@ fn builder(limits: &Limits, tls: &ClientConfig) -> reqwest::ClientBuilder {
 
 fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, ClientError> {
     builder.build().map_err(|error| ClientError::Setup(innermost(&error)))
+}
+
+/// A library of a vendor's says who it is; this says who uses it. AWS' signatures have no part in it.
+fn introduce(headers: &mut HeaderMap) {
+    let library = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let both = match library {
+        Some(library) => format!("{USER_AGENT} {library}"),
+        None => USER_AGENT.to_owned(),
+    };
+    if let Ok(value) = HeaderValue::from_str(&both) {
+        headers.insert(http::header::USER_AGENT, value);
+    }
 }
 
 /// Of all files that a route names.

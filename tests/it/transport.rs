@@ -184,19 +184,22 @@ async fn a_proxy_that_refuses_dies_lies_or_injects_gets_no_token_and_delays_nobo
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_whose_proxy_refuses_is_paused_with_the_proxys_name_and_goes_on_by_itself() {
     let world = World::builder().with_s3().events(40).start().await;
-    let proxy = Tunnel::start(Doing::WantsCredentials).await;
+    let proxy = Tunnel::start(Doing::Tunnels).await;
     let (mut acme, _store) = over_tls(&world, "acme", &format!("proxy = {:?}\n", proxy.url())).await;
     acme.more_source = acme
         .more_source
         .lines()
         .filter(|line| !line.starts_with("proxy"))
         .fold(String::new(), |text, line| text + line + "\n");
+    // A new org looks at its archive before it begins: the way is free at first.
     let mut daemon = start(&world, from_ref(&acme));
+    complete(&world, &acme).await;
+    proxy.does(Doing::WantsCredentials);
+    more_events(&world, "acme", 2);
     for lane in ["sentinel", "s3"] {
         let remedy = paused(&mut daemon, "acme", lane, "configuration").await;
         assert!(remedy.contains(&proxy.url()) && remedy.contains(&format!("[{lane}]")), "{lane}: {remedy}");
     }
-    assert!(world.rows("acme").is_empty());
     proxy.does(Doing::Tunnels);
     recovers(&world, &acme).await;
     assert!(daemon.stop().await.success());
@@ -298,27 +301,25 @@ async fn no_endpoint_of_any_service_is_followed_to_where_a_redirect_leads() {
     let world = World::builder().orgs(&["acme", "other"]).with_s3().events(40).start().await;
     let trap = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     let elsewhere = format!("http://{}/", trap.local_addr().expect("it has an address"));
+    let acme = recent(&world, "acme").with_sentinel().with_s3();
+    let other = recent(&world, "other").with_file();
+    // A new org looks at its archive before it begins.
+    let mut daemon = start(&world, &[acme.clone(), other.clone()]);
+    complete(&world, &acme).await;
+    complete(&world, &other).await;
     world.pulumi().fault("other", Fault::Redirect(elsewhere.clone()), Times::UntilCleared);
     world.entra().fault(entra::Fault::Redirect(elsewhere.clone()), Times::UntilCleared);
     world.s3().fault(Scope::any(), proxy::Fault::Redirect(elsewhere.clone()), Times::UntilCleared);
     world.ingestion().fault(ingestion::Fault::Redirect(elsewhere.clone()), Times::UntilCleared);
-    let acme = recent(&world, "acme").with_sentinel().with_s3();
-    let other = recent(&world, "other").with_file();
-    let mut daemon = start(&world, &[acme.clone(), other.clone()]);
+    more_events(&world, "acme", 2);
     paused(&mut daemon, "other", "source", "configuration").await;
     paused(&mut daemon, "acme", "sentinel", "configuration").await;
     paused(&mut daemon, "acme", "s3", "configuration").await;
+    // Another process has no token of Entra's yet, and asks for whose the tokens of Pulumi are.
+    let asked = world.entra().ledger.entries().len();
     let ended = command(&world, &["check"]).await;
     assert_eq!(ended.status.code(), Some(69), "{}", out(&ended));
-    world.entra().clear_faults();
-    world.s3().recovers();
-    world.pulumi().org("other").clear_faults();
-    recovers(&world, &other).await;
-    until_within(RECOVERY, "the ingestion has been asked", async || {
-        !world.ingestion().ledger.entries().is_empty()
-    })
-    .await;
-    paused(&mut daemon, "acme", "sentinel", "configuration").await;
+    assert!(world.entra().ledger.entries().len() > asked, "it was asked");
     assert!(daemon.stop().await.success());
     let nobody = tokio::time::timeout(Duration::ZERO, trap.accept()).await;
     assert!(nobody.is_err(), "nobody followed a redirect");

@@ -13,12 +13,10 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 
-use http::HeaderValue;
-use http::header::USER_AGENT;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
-use crate::http::{self as transport, Client, Failure};
+use crate::http::{Client, Failure};
 
 /// For exchanges that the SDK sets no deadline to: as long as a whole operation may take.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -56,9 +54,8 @@ impl HttpConnector for Exchanges {
             let is_object = request.method() == http::Method::GET
                 && !request.uri().query().is_some_and(|query| query.contains("list-type="));
             let request = request.map(reqwest::Body::wrap);
-            let mut request = reqwest::Request::try_from(request)
+            let request = reqwest::Request::try_from(request)
                 .map_err(|error| ConnectorError::user(error.without_url().into()))?;
-            introduce(&mut request);
             let begun = Instant::now();
             let late = |elapsed: Elapsed| ConnectorError::timeout(elapsed.into());
             let mut answer = tokio::time::timeout(deadline, client.execute(request))
@@ -75,15 +72,6 @@ impl HttpConnector for Exchanges {
             };
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
         })
-    }
-}
-
-/// The library says who it is, and this says who uses it. What is signed has no part in it.
-fn introduce(request: &mut reqwest::Request) {
-    let library = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
-    let both = format!("{} {}", transport::USER_AGENT, library.unwrap_or_default());
-    if let Ok(value) = HeaderValue::from_str(both.trim_end()) {
-        request.headers_mut().insert(USER_AGENT, value);
     }
 }
 
