@@ -219,7 +219,9 @@ async fn the_environments_proxy_counts_unless_it_is_excepted_or_the_section_says
     };
     let met = || (everybodys.met() > 0, own.met() > 0);
     let own_line = format!("proxy = {:?}\n", own.url());
-    let cases: [(&str, &[(&str, &str)], (bool, bool)); 6] = [
+    /// Lines of `[source]`, the environment, and which of the two proxies has been met then.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], (bool, bool));
+    let cases: [Case<'_>; 6] = [
         ("", &[], (false, false)),
         ("", &[("HTTPS_PROXY", &everybodys_url), ("NO_PROXY", "localhost")], (false, false)),
         ("proxy = \"off\"\n", &[("HTTPS_PROXY", &everybodys_url)], (false, false)),
