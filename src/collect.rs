@@ -44,6 +44,8 @@ use sweep::{Limits, Reading, Step, Sweep};
 const CREDENTIALS_PAUSE: Duration = Duration::from_secs(60);
 /// How often a service that finds the request wrong is probed.
 const CONFIGURATION_PAUSE: Duration = Duration::from_secs(300);
+/// How often a way that somebody else may open again is tried: a handshake, no more.
+const BARRED_PAUSE: Duration = Duration::from_secs(60);
 /// How often a disk that refused a commit is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 /// How often a full journal is looked at again.
@@ -775,6 +777,10 @@ impl Collector {
                 let remedy = self.with_seen_instead(remedy).await;
                 party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
                 Outcome::Paused(CONFIGURATION_PAUSE)
+            }
+            Failed::Source(SourceError::Barred { cause, remedy }) => {
+                party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
+                Outcome::Paused(BARRED_PAUSE)
             }
             Failed::Stuck(stuck) => {
                 party.paused(&Problem {

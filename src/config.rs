@@ -246,6 +246,24 @@ pub struct SourceSection {
     /// File with further certificate authorities (PEM), for a self-hosted service. The system's remain trusted.
     pub ca_file: Option<PathBuf>,
 
+    /// What the daemon shows to a self-hosted service that asks for a client certificate: PEM, the certificate with its chain and its
+    /// private key. The file is read again when it changes.
+    pub client_certificate: Option<SecretPlace>,
+
+    /// The private key of `client_certificate`, PEM and not encrypted, where it has a file of its own; others may read the
+    /// certificate then.
+    pub client_key: Option<SecretPlace>,
+
+    /// The proxy to these services: `http://HOST:PORT`, or `off` for none. Without it, the variables `HTTPS_PROXY`, `HTTP_PROXY` and
+    /// `NO_PROXY` count; with it, they do not. All that a proxy is told is which host to connect to. Only for `https://` addresses.
+    pub proxy: Option<String>,
+
+    /// Who the daemon is for `proxy`, where that asks. Together with `proxy_password`.
+    pub proxy_username: Option<String>,
+
+    /// The password for `proxy`. Its file is read again when it changes.
+    pub proxy_password: Option<SecretPlace>,
+
     /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads the token and every event.
     pub allow_http: Option<bool>,
 }
@@ -333,6 +351,16 @@ pub struct SentinelSection {
 
     /// File with further certificate authorities (PEM). The system's remain trusted.
     pub ca_file: Option<PathBuf>,
+
+    /// The proxy to these services: `http://HOST:PORT`, or `off` for none. Without it, the variables `HTTPS_PROXY`, `HTTP_PROXY` and
+    /// `NO_PROXY` count; with it, they do not. All that a proxy is told is which host to connect to. Only for `https://` addresses.
+    pub proxy: Option<String>,
+
+    /// Who the daemon is for `proxy`, where that asks. Together with `proxy_password`.
+    pub proxy_username: Option<String>,
+
+    /// The password for `proxy`. Its file is read again when it changes.
+    pub proxy_password: Option<SecretPlace>,
 
     /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads the token and every event.
     pub allow_http: Option<bool>,
@@ -560,6 +588,16 @@ pub struct S3Section {
 
     /// File with further certificate authorities (PEM). The system's remain trusted.
     pub ca_file: Option<PathBuf>,
+
+    /// The proxy to these services: `http://HOST:PORT`, or `off` for none. Without it, the variables `HTTPS_PROXY`, `HTTP_PROXY` and
+    /// `NO_PROXY` count; with it, they do not. All that a proxy is told is which host to connect to. Only for `https://` addresses.
+    pub proxy: Option<String>,
+
+    /// Who the daemon is for `proxy`, where that asks. Together with `proxy_password`.
+    pub proxy_username: Option<String>,
+
+    /// The password for `proxy`. Its file is read again when it changes.
+    pub proxy_password: Option<SecretPlace>,
 
     /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads every event.
     pub allow_http: Option<bool>,

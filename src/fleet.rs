@@ -114,10 +114,6 @@ impl Fleet {
     pub fn apply(&self, settings: &Settings, renewed: &BTreeSet<PathBuf>) -> Changes {
         self.shared.journal_bytes_max.store(settings.journal.max_bytes_per_org, Ordering::Relaxed);
         self.shared.reports.metrics().set_journal_capacity(settings.journal.max_bytes_per_org);
-        for path in renewed {
-            self.shared.s3.trust_anew(path);
-            self.shared.credentials.trust_anew(path);
-        }
         let ids = settings.orgs.iter().map(|org| org.id.clone());
         let in_force = InForce { journal: settings.journal, orgs: ids.collect() };
         self.in_force.send_if_modified(|known| {

@@ -3,7 +3,6 @@
 //! Nothing of one org waits for another. A part that panics is started again from what is stored, and the others go on.
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use crate::destination::s3::reading::BucketReader;
 use crate::destination::sentinel::Sentinel;
 use crate::destination::sentinel::credential::Credentials;
 use crate::destination::{Destination, DestinationName, file, s3};
-use crate::http::{ClientError, Clients, Transport};
+use crate::http::{ClientError, Clients, Route, Transport};
 use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Journal, JournalError, OrgState};
 use crate::lane::{self, Lane};
@@ -34,8 +33,8 @@ use crate::report::{OrgReport, Reports};
 use crate::retry;
 use crate::stop::Stop;
 
-/// Makes a transport that trusts the system's authorities and those of a file. Simulated services hand in their own.
-pub type Connect = Arc<dyn Fn(Option<&Path>) -> Result<Arc<dyn Transport>, ClientError> + Send + Sync>;
+/// Makes the transport for a route. Simulated services hand in their own.
+pub type Connect = Arc<dyn Fn(&Route) -> Result<Arc<dyn Transport>, ClientError> + Send + Sync>;
 
 /// What all orgs share.
 pub struct Shared {
@@ -67,7 +66,7 @@ impl Shared {
             journal_bytes_max: Arc::new(settings.journal.max_bytes_per_org.into()),
             reports,
             clock,
-            connect: Arc::new(move |ca_file| clients.transport(ca_file)),
+            connect: Arc::new(move |route| clients.transport(route)),
             hosts: HostBudgets::default(),
             credentials: Credentials::default(),
             s3,
@@ -212,9 +211,8 @@ impl Org {
         until: Until,
     ) {
         let Some(state) = self.open().await else { return };
-        let ca_file = self.settings.source.ca_file.as_deref();
         let transport = loop {
-            match (self.shared.connect)(ca_file) {
+            match (self.shared.connect)(&self.settings.source.route) {
                 Ok(transport) => break transport,
                 Err(error) => {
                     self.report.source().paused(&unusable(&error));
@@ -323,8 +321,7 @@ pub fn destination(
     match name {
         DestinationName::Sentinel => {
             let sentinel = settings.sentinel.as_ref().ok_or_else(missing)?;
-            let transport =
-                (shared.connect)(sentinel.ca_file.as_deref()).map_err(|error| unusable(&error))?;
+            let transport = (shared.connect)(&sentinel.route).map_err(|error| unusable(&error))?;
             let credential = shared.credentials.get(sentinel, transport.clone(), &shared.clock);
             let who = credential.clone();
             report.lane(name).acts_as(move || who.identity());
@@ -375,7 +372,7 @@ fn unusable(error: &ClientError) -> Problem {
     Problem {
         reason: PauseReason::Configuration,
         cause: error.to_string(),
-        remedy: "correct `ca_file`; it is read again by itself".into(),
+        remedy: format!("correct `{}`; it is read again by itself", error.key()),
     }
 }
 

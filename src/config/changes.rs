@@ -1,5 +1,7 @@
 //! What differs between two configurations, in the names of the keys: for the log, where a value may have been a secret's place.
 
+use crate::http::Route;
+
 use super::settings::{OrgSettings, S3Settings, SentinelSettings, Settings, SourceSettings};
 
 /// The keys that differ in what is said of one org. Empty only where nothing does.
@@ -48,7 +50,7 @@ fn of_source(keys: &mut Keys, old: &SourceSettings, new: &SourceSettings) {
         &old.host_requests_per_second,
         &new.host_requests_per_second,
     );
-    keys.compare("source.ca_file", &old.ca_file, &new.ca_file);
+    keys.route("source", &old.route, &new.route);
 }
 
 fn of_sentinel(keys: &mut Keys, old: &SentinelSettings, new: &SentinelSettings) {
@@ -60,7 +62,7 @@ fn of_sentinel(keys: &mut Keys, old: &SentinelSettings, new: &SentinelSettings) 
     keys.compare("sentinel.authority", &old.authority, &new.authority);
     keys.compare("sentinel.scope", &old.scope, &new.scope);
     keys.compare("sentinel.identity", &old.identity, &new.identity);
-    keys.compare("sentinel.ca_file", &old.ca_file, &new.ca_file);
+    keys.route("sentinel", &old.route, &new.route);
 }
 
 fn of_s3(keys: &mut Keys, old: &S3Settings, new: &S3Settings) {
@@ -78,7 +80,7 @@ fn of_s3(keys: &mut Keys, old: &S3Settings, new: &S3Settings) {
     keys.compare("s3.storage_class", &old.storage_class, &new.storage_class);
     keys.compare("s3.expected_bucket_owner", &old.expected_bucket_owner, &new.expected_bucket_owner);
     keys.compare("s3.checksums", &old.checksums, &new.checksums);
-    keys.compare("s3.ca_file", &old.ca_file, &new.ca_file);
+    keys.route("s3", &old.route, &new.route);
 }
 
 struct Keys(Vec<String>);
@@ -88,6 +90,13 @@ impl Keys {
         if old != new {
             self.0.push(key.to_owned());
         }
+    }
+
+    fn route(&mut self, section: &str, old: &Route, new: &Route) {
+        let Route { ca_file, client_certificate, proxy } = old;
+        self.compare(&format!("{section}.ca_file"), ca_file, &new.ca_file);
+        self.compare(&format!("{section}.client_certificate"), client_certificate, &new.client_certificate);
+        self.compare(&format!("{section}.proxy"), proxy, &new.proxy);
     }
 
     /// A section that came, went, or differs. One that differs in what is not listed above is named as a whole.

@@ -3,6 +3,7 @@
 //! Every check runs, so that all mistakes are reported together; a value whose mistake is noted already is passed over.
 
 mod identity;
+mod route;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::clock::Second;
 use crate::event::OrgId;
 use crate::http::Clients;
 use crate::secret::{Place, SecretError, SecretSource};
+use route::Written;
 
 const JOURNAL_BYTES_MIN: Size = Size(1 << 20);
 const POLL_INTERVAL_MIN: Period = Period(Duration::from_secs(1));
@@ -44,7 +46,7 @@ const SECRET_REMEDY: &str = "give { file = \"…\" } or { env = \"…\" }";
 
 /// What `forwarder.toml` means; `None` where a mistake stands in the way.
 pub(super) struct Forwarder {
-    /// Made to see whether certificate authority files can be used: each once, however many orgs name it.
+    /// Made to see whether the files of a route can be used: each route once, however many orgs have it.
     clients: Clients,
     /// As it is shown to people: relative if it was written so in a file that was named relatively.
     pub(super) orgs_dir: Option<PathBuf>,
@@ -253,20 +255,6 @@ impl Reader<'_> {
         }
     }
 
-    fn ca_file(&mut self, key: [&str; 2], value: Option<&Path>) -> Option<Option<PathBuf>> {
-        let Some(written) = value else {
-            return (!self.view.found_wrong(&key)).then_some(None);
-        };
-        let path = self.path(&key, Some(written), "")?;
-        if self.secrets == Secrets::MustBeReadable
-            && let Err(error) = self.clients.get(Some(&path))
-        {
-            self.view.refuse(&key, error.to_string());
-            return None;
-        }
-        Some(Some(path))
-    }
-
     /// `None` when it is wrong or missing.
     fn secret(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<SecretSource> {
         let (source, key) = self.secret_source(key, place)?;
@@ -366,7 +354,7 @@ impl Reader<'_> {
         let requests_per_second = self.rate(&["source", "requests_per_second"], section.requests_per_second);
         let host_requests_per_second =
             self.rate(&["source", "host_requests_per_second"], section.host_requests_per_second);
-        let ca_file = self.ca_file(["source", "ca_file"], section.ca_file.as_deref());
+        let route = self.route(&Written::of_source(section), api_url.as_deref());
         let token = self.secret(&["source", "token"], section.token.as_ref());
         let next_token = self.optional_secret(&["source", "next_token"], section.next_token.as_ref());
         Some(SourceSettings {
@@ -377,7 +365,7 @@ impl Reader<'_> {
             rescan_after: rescan_after?,
             requests_per_second: requests_per_second?,
             host_requests_per_second: host_requests_per_second?,
-            ca_file: ca_file?,
+            route: route?,
             token: token?,
             next_token: next_token?,
         })
@@ -413,7 +401,7 @@ impl Reader<'_> {
         let authority = self.authority(section.authority.as_deref(), cloud);
         let scope = self.scope(section.scope.as_deref(), cloud);
         let identity = self.identity(section.identity.as_ref());
-        let ca_file = self.ca_file(["sentinel", "ca_file"], section.ca_file.as_deref());
+        let route = self.route(&Written::of_sentinel(section), endpoint.as_deref());
         let columns = match columns? {
             ColumnsName::Official => Columns::Official,
             ColumnsName::Extended => Columns::Extended,
@@ -437,7 +425,7 @@ impl Reader<'_> {
             authority: authority?,
             scope: scope?,
             identity: identity?,
-            ca_file: ca_file?,
+            route: route?,
         })
     }
 
@@ -537,7 +525,7 @@ impl Reader<'_> {
             |owner| owner.len() == 12 && owner.bytes().all(|b| b.is_ascii_digit()),
         );
         let checksums = required(self.view, &["s3", "checksums"], section.checksums, "");
-        let ca_file = self.ca_file(["s3", "ca_file"], section.ca_file.as_deref());
+        let route = self.route(&Written::of_s3(section), endpoint_url.as_ref().and_then(Option::as_deref));
         Some(S3Settings {
             bucket: bucket?,
             prefix: prefix?,
@@ -556,7 +544,7 @@ impl Reader<'_> {
                 ChecksumsName::WhenSupported => S3Checksums::WhenSupported,
                 ChecksumsName::WhenRequired => S3Checksums::WhenRequired,
             },
-            ca_file: ca_file?,
+            route: route?,
         })
     }
 

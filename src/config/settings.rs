@@ -11,6 +11,7 @@ use crate::chunk::Packing;
 use crate::clock::Second;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
+use crate::http::Route;
 use crate::secret::{Place, SecretSource};
 
 /// The whole configuration.
@@ -79,12 +80,13 @@ impl OrgSettings {
 
     /// The certificate authority files that its connections are made with.
     pub fn certificate_files(&self) -> Vec<&Path> {
-        let files = [
-            self.source.ca_file.as_deref(),
-            self.sentinel.as_ref().and_then(|sentinel| sentinel.ca_file.as_deref()),
-            self.s3.as_ref().and_then(|s3| s3.ca_file.as_deref()),
-        ];
-        files.into_iter().flatten().collect()
+        self.routes().filter_map(|route| route.ca_file.as_deref()).collect()
+    }
+
+    fn routes(&self) -> impl Iterator<Item = &Route> {
+        let sentinel = self.sentinel.as_ref().map(|sentinel| &sentinel.route);
+        let s3 = self.s3.as_ref().map(|s3| &s3.route);
+        [Some(&self.source.route), sentinel, s3].into_iter().flatten()
     }
 
     /// The files that its secrets are read from.
@@ -96,6 +98,7 @@ impl OrgSettings {
         if let Some(S3Credentials::Static { key, next }) = self.s3.as_ref().map(|s3| &s3.credentials) {
             secrets.extend(std::iter::once(key).chain(next).map(|key| Some(&key.secret_access_key)));
         }
+        secrets.extend(self.routes().flat_map(Route::secrets).map(Some));
         secrets.into_iter().flatten().filter_map(file_of).collect()
     }
 
@@ -127,7 +130,7 @@ pub struct SourceSettings {
     pub rescan_after: Vec<Duration>,
     pub requests_per_second: f64,
     pub host_requests_per_second: f64,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
     pub token: SecretSource,
     pub next_token: Option<SecretSource>,
 }
@@ -146,7 +149,7 @@ pub struct SentinelSettings {
     /// `https://monitor.azure.com/.default` for the public cloud.
     pub scope: String,
     pub identity: AzureIdentity,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,7 +277,7 @@ pub struct S3Settings {
     pub storage_class: Option<String>,
     pub expected_bucket_owner: Option<String>,
     pub checksums: S3Checksums,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

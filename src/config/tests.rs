@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::settings::*;
 use super::*;
 use crate::chunk::Packing;
+use crate::http::Route;
 use crate::secret::Place;
 
 /// A directory with configuration files, and the variables beside it.
@@ -126,7 +127,7 @@ fn an_empty_forwarder_file_means_the_defaults() {
                     rescan_after: [3_600, 21_600, 86_400].map(Duration::from_secs).into(),
                     requests_per_second: 2.0,
                     host_requests_per_second: 10.0,
-                    ca_file: None,
+                    route: Route::default(),
                     token: crate::secret::SecretSource {
                         place: Place::File(written.path("orgs/../token")),
                         group_may_read: false,
@@ -892,6 +893,20 @@ fn every_wrong_file_is_answered_with_its_place_and_remedy() {
     say("token: a key that is none", source("next_token = { path = \"../token\" }"));
     say("token: a directory", directory(source("next_token = { file = \"../folder\" }"), "folder"));
     say("authorities: no certificate in the file", source("ca_file = \"../token\""));
+    say("proxy with credentials", source("proxy = \"http://me:pw@proxy.example:3128\""));
+    say("proxy of another kind", source("proxy = \"socks5://proxy.example:1080\""));
+    say(
+        "proxy: a user name and no password",
+        source("proxy = \"http://proxy:3128\"\nproxy_username = \"me\""),
+    );
+    say("proxy: a password for none", sentinel("proxy_password = { file = \"../token\" }"));
+    say(
+        "proxy before an unencrypted service",
+        source("proxy = \"http://proxy:3128\"\napi_url = \"http://pulumi.example\"\nallow_http = true"),
+    );
+    say("client certificate: none in the file", source("client_certificate = { file = \"../token\" }"));
+    say("client certificate: a key alone", source("client_key = { file = \"../token\" }"));
+    say("client certificate for S3", s3("client_certificate = { file = \"../token\" }"));
     say("service address with a query", source("api_url = \"https://pulumi.example?x=1\""));
     say("service address of another kind", source("api_url = \"ftp://pulumi.example\""));
 

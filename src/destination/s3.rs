@@ -53,7 +53,7 @@ use crate::trial::{How, Trial};
 /// The `s3` destination of one org. Touches nothing before it is used.
 ///
 /// # Errors
-/// When `ca_file` cannot be read.
+/// When a file of its route cannot be used.
 pub fn destination(
     settings: &S3Settings,
     org: &OrgId,
@@ -85,7 +85,7 @@ impl Bucket {
         connections: &Connections,
         clock: &Clock,
     ) -> Result<Bucket, Problem> {
-        connections.http(settings.ca_file.as_deref())?;
+        connections.http(&settings.route)?;
         Ok(Bucket {
             settings: settings.clone(),
             org: org.clone(),

@@ -51,10 +51,10 @@ async fn of_token(
     alone.source.token = token.clone();
     alone.source.next_token = None;
     let [log, owner] = names;
-    let transport = match (shared.connect)(org.source.ca_file.as_deref()) {
+    let transport = match (shared.connect)(&org.source.route) {
         Ok(transport) => transport,
         Err(error) => {
-            let (cause, remedy) = (error.to_string(), "correct `ca_file`".to_owned());
+            let (cause, remedy) = (error.to_string(), format!("correct `{}`", error.key()));
             return vec![Trial::new(log, Problem { reason: PauseReason::Configuration, cause, remedy })];
         }
     };
@@ -89,6 +89,7 @@ fn refused(error: SourceError, api_url: &str) -> Outcome {
         SourceError::Permission { cause, remedy } => problem(PauseReason::Permission, cause, remedy),
         SourceError::Configuration { cause, remedy }
         | SourceError::NotFound { cause, remedy }
+        | SourceError::Barred { cause, remedy }
         | SourceError::BadRequest { cause, remedy } => problem(PauseReason::Configuration, cause, remedy),
         SourceError::Throttled { wait } => Outcome::throttled("429 or 503 with Retry-After", wait),
         SourceError::TooHeavy(cause) | SourceError::Transient(cause) => {

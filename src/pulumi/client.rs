@@ -45,6 +45,9 @@ pub enum SourceError {
     /// 404: there is no such organization, as far as this token is told.
     #[error("{cause}")]
     NotFound { cause: String, remedy: String },
+    /// A certificate or a proxy on the way, which may be put right without this configuration.
+    #[error("{cause}")]
+    Barred { cause: String, remedy: String },
     /// 400: perhaps the window is the trouble.
     #[error("{cause}")]
     BadRequest { cause: String, remedy: String },
@@ -302,20 +305,17 @@ impl Client {
                 Ok(answer)
             }
             Err(failure) => {
-                let code = if matches!(failure, Failure::Timeout(_)) { "timeout" } else { "connect" };
+                let code = if failure.is_timeout() { "timeout" } else { "connect" };
                 self.metrics.request(code);
+                if let Some(remedy) = failure.remedy("source") {
+                    let cause = format!("{}: {failure}", self.api_url);
+                    return Err(SourceError::Barred { cause, remedy });
+                }
                 Err(match failure {
-                    Failure::Timeout(_) | Failure::TooLarge(_) => SourceError::TooHeavy(failure.to_string()),
-                    Failure::Connection(_) | Failure::Undecodable(_) => {
-                        SourceError::Transient(failure.to_string())
+                    Failure::Timeout(_) | Failure::Silent(_) | Failure::Stalled(_) | Failure::TooLarge(_) => {
+                        SourceError::TooHeavy(failure.to_string())
                     }
-                    Failure::Untrusted(_) => SourceError::Configuration {
-                        cause: format!(
-                            "{} presents a certificate that is not trusted: {failure}",
-                            self.api_url
-                        ),
-                        remedy: "set `ca_file` under [source] to the authority that signed it".into(),
-                    },
+                    _ => SourceError::Transient(failure.to_string()),
                 })
             }
         }

@@ -37,4 +37,5 @@ mod sameness;
 mod secrets;
 mod simulated;
 mod storing;
+mod transport;
 mod versions;

@@ -10,7 +10,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use super::answer::{Meaning, Refused};
 use super::http;
 use crate::clock::Clock;
 use crate::config::settings::{S3Checksums, S3Credentials, S3Key, S3Role, S3Settings};
-use crate::http::Clients;
+use crate::http::{Clients, Route};
 use crate::problem::{PauseReason, Problem};
 use crate::rotation::{Choice, Places, Refusal, Rotation, Slot, Standing, present};
 use crate::secret::{Fingerprint, Secret, SecretError};
@@ -62,7 +61,7 @@ impl Default for Deadlines {
     }
 }
 
-/// The daemon's HTTP clients as the SDK takes them, one for each certificate authority file in use, and the S3 clients made of them.
+/// The daemon's HTTP clients as the SDK takes them, one for each route in use, and the S3 clients made of them.
 /// Clones share them.
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Shared>);
@@ -71,7 +70,7 @@ pub struct Connections(Arc<Shared>);
 struct Shared {
     deadlines: Deadlines,
     clients: Arc<Clients>,
-    http: Mutex<HashMap<Option<PathBuf>, SharedHttpClient>>,
+    http: Mutex<HashMap<Route, SharedHttpClient>>,
     /// No more than there are differing settings.
     stores: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Reached>>>>,
 }
@@ -148,7 +147,7 @@ struct Access {
     keys: Option<Keys>,
     role: Option<S3Role>,
     checksums: S3Checksums,
-    ca_file: Option<PathBuf>,
+    route: Route,
 }
 
 impl Access {
@@ -167,7 +166,7 @@ impl Access {
             keys: Keys::of(settings),
             role: settings.role.clone(),
             checksums: settings.checksums,
-            ca_file: settings.ca_file.clone(),
+            route: settings.route.clone(),
         }
     }
 }
@@ -214,18 +213,9 @@ impl Connections {
 
     /// Another HTTP client in place of the one that goes out: simulated stores hand in their own.
     pub fn through(http: SharedHttpClient) -> Connections {
-        let shared = Shared { http: Mutex::new(HashMap::from([(None, http)])), ..Shared::default() };
+        let shared =
+            Shared { http: Mutex::new(HashMap::from([(Route::default(), http)])), ..Shared::default() };
         Connections(Arc::new(shared))
-    }
-
-    /// The authorities in `ca_file` are others now: connections that begin from now on trust those, of every service.
-    pub fn trust_anew(&self, ca_file: &Path) {
-        self.0.clients.forget(ca_file);
-        let same = |known: Option<&Path>| known == Some(ca_file);
-        let mut http = self.0.http.lock().unwrap_or_else(PoisonError::into_inner);
-        http.retain(|known, _| !same(known.as_deref()));
-        let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        stores.retain(|access, _| !same(access.ca_file.as_deref()));
     }
 
     /// How the store of these settings is reached at present.
@@ -319,23 +309,22 @@ impl Connections {
         Ok(connected)
     }
 
-    /// The client that trusts the system's authorities and those in `ca_file`.
+    /// The client for a route.
     ///
     /// # Errors
-    /// When the file cannot be read or holds no certificate.
-    pub fn http(&self, ca_file: Option<&Path>) -> Result<SharedHttpClient, Problem> {
+    /// When a file of the route cannot be used.
+    pub fn http(&self, route: &Route) -> Result<SharedHttpClient, Problem> {
         let mut known = self.0.http.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = ca_file.map(Path::to_owned);
-        if let Some(client) = known.get(&key) {
+        if let Some(client) = known.get(route) {
             return Ok(client.clone());
         }
-        let client = self.0.clients.get(ca_file).map_err(|error| Problem {
+        let client = self.0.clients.get(route).map_err(|error| Problem {
             reason: PauseReason::Configuration,
             cause: format!("[s3]: {error}"),
-            remedy: "correct `ca_file` of [s3]".into(),
+            remedy: format!("correct `{}` of [s3]", error.key()),
         })?;
         let client = http::shared(client);
-        known.insert(key, client.clone());
+        known.insert(route.clone(), client.clone());
         Ok(client)
     }
 }
@@ -390,8 +379,8 @@ async fn connect(
     key: Option<&Key>,
 ) -> Result<Client, Refused> {
     let http = connections
-        .http(settings.ca_file.as_deref())
-        .map_err(|problem| Refused { meaning: Meaning::Untrusted, cause: problem.cause })?;
+        .http(&settings.route)
+        .map_err(|problem| Refused { meaning: Meaning::Barred(problem.remedy), cause: problem.cause })?;
     let deadlines = connections.0.deadlines;
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
     if let Ok(name) = AppName::new(env!("CARGO_PKG_NAME")) {
@@ -482,7 +471,7 @@ mod tests {
         let none = write("none.pem", "no certificate");
         let bad = write("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
         for path in [none, bad, directory.path().join("absent.pem")] {
-            let problem = connections.http(Some(&path)).unwrap_err();
+            let problem = connections.http(&Route::trusting(Some(path))).unwrap_err();
             assert_eq!(problem.reason, PauseReason::Configuration);
             assert!(problem.cause.contains("ca_file"), "{}", problem.cause);
         }

@@ -77,10 +77,7 @@ impl Bucket {
                 PauseReason::Configuration,
                 "use a store that knows `If-None-Match` on PUT: without it two instances could overwrite each other".into(),
             ),
-            Meaning::Untrusted => (
-                PauseReason::Configuration,
-                "set `ca_file` of [s3] to the authority that signed the store's certificate, or have that one replaced".into(),
-            ),
+            Meaning::Barred(remedy) => (PauseReason::Configuration, remedy),
             Meaning::Wrong => {
                 (PauseReason::Configuration, "correct [s3] in the configuration as the answer says".into())
             }

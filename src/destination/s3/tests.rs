@@ -29,6 +29,7 @@ use crate::config::settings::{
 use crate::destination::archive::Archive;
 use crate::destination::archive::contract::{self, Alone, Place, chunk, deliver, org};
 use crate::destination::{Answer, Destination, Receipt};
+use crate::http::Route;
 use crate::problem::{PauseReason, Problem};
 use crate::secret::{Place as SecretPlace, SecretSource};
 use crate::trial::{How, Outcome, Trial};
@@ -138,7 +139,7 @@ impl Fake {
             storage_class: None,
             expected_bucket_owner: None,
             checksums: S3Checksums::WhenSupported,
-            ca_file: None,
+            route: Route::default(),
         }
     }
 
@@ -728,7 +729,7 @@ async fn a_certificate_of_an_unknown_authority_waits_for_ca_file() {
     assert_eq!(problem.reason, PauseReason::Configuration);
     assert!(problem.remedy.contains("ca_file"), "{problem:?}");
 
-    let settings = S3Settings { ca_file: Some(ca), ..settings };
+    let settings = S3Settings { route: Route::trusting(Some(ca)), ..settings };
     let mut archive = destination(&settings, &org(), &fake.connections, &Clock::system()).unwrap();
     durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
 }

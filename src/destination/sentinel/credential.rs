@@ -14,7 +14,6 @@ mod identity;
 mod managed;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use self::identity::Identity;
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, SentinelSettings};
 use crate::destination::Answer;
-use crate::http::Transport;
+use crate::http::{Route, Transport};
 use crate::problem::{PauseReason, Problem};
 use crate::rotation::Standing;
 use crate::secret::{Fingerprint, Secret};
@@ -262,8 +261,8 @@ impl State {
 #[derive(Default)]
 pub struct Credentials(Mutex<Vec<(CredentialKey, Weak<Credential>)>>);
 
-/// What a token depends on, and by which authorities its service is trusted.
-type CredentialKey = (String, String, AzureIdentity, Option<PathBuf>);
+/// What a token depends on, and how its service is reached.
+type CredentialKey = (String, String, AzureIdentity, Route);
 
 impl Credentials {
     /// The credential for these settings. `transport` is used when it has to be made.
@@ -273,8 +272,8 @@ impl Credentials {
         transport: Arc<dyn Transport>,
         clock: &Clock,
     ) -> Arc<Credential> {
-        let SentinelSettings { authority, scope, identity, ca_file, .. } = settings;
-        let key = (authority.clone(), scope.clone(), identity.clone(), ca_file.clone());
+        let SentinelSettings { authority, scope, identity, route, .. } = settings;
+        let key = (authority.clone(), scope.clone(), identity.clone(), route.clone());
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(_, credential)| credential.strong_count() > 0);
         if let Some(credential) =
@@ -285,14 +284,6 @@ impl Credentials {
         let credential = Credential::new(settings, transport, clock.clone());
         known.push((key, Arc::downgrade(&credential)));
         credential
-    }
-}
-
-impl Credentials {
-    /// The authorities in `ca_file` are others now: who asks next gets a credential that trusts those.
-    pub fn trust_anew(&self, ca_file: &Path) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|((_, _, _, trusted), _)| trusted.as_deref() != Some(ca_file));
     }
 }
 

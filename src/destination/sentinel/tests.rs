@@ -15,7 +15,7 @@ use crate::chunk::{CHUNK_EVENTS_MAX, Cut, Link, Mode, NewEvent, Packing, Summary
 use crate::clock::{Second, Window};
 use crate::config::settings::{AzureIdentity, Columns};
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
-use crate::http::{Failure, Request, Response};
+use crate::http::{Failure, Request, Response, Route};
 use crate::metrics::Metrics;
 use crate::secret::{Place, SecretSource};
 use crate::trial::Outcome;
@@ -182,7 +182,7 @@ pub(super) fn settings(secret: &std::path::Path) -> SentinelSettings {
             secret: SecretSource { place: Place::File(secret.to_owned()), group_may_read: false },
             next_secret: None,
         },
-        ca_file: None,
+        route: Route::default(),
     }
 }
 

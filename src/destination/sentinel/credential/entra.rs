@@ -447,14 +447,12 @@ impl App {
 
 /// There was no answer. `key` is the setting that says where it was asked for.
 pub(super) fn no_answer(service: &str, key: &str, who: &str, failure: &Failure) -> NoToken {
-    match failure {
-        Failure::Untrusted(cause) => NoToken::misconfigured(
-            format!("no token for {who}: the certificate of {service} is not trusted: {cause}"),
-            format!(
-                "check `{key}`; where a proxy or a private authority signs certificates, name its authority in `ca_file`"
-            ),
+    match failure.remedy("sentinel") {
+        Some(remedy) => NoToken::misconfigured(
+            format!("no token for {who} from {service}: {failure}"),
+            format!("check `{key}`; {remedy}"),
         ),
-        failure => NoToken::Failed(format!("no token from {service}: {failure}")),
+        None => NoToken::Failed(format!("no token from {service}: {failure}")),
     }
 }
 
