@@ -61,6 +61,8 @@ pub struct Lane {
     failures: u32,
     /// Refused probes in a row.
     probes: u32,
+    /// The journal has refused, and nothing was acknowledged since.
+    journal_refused: bool,
     figures_at: Option<Instant>,
     /// What the figures that are shown were computed of.
     figures_of: Option<(Journaled, u64)>,
@@ -102,6 +104,7 @@ impl Lane {
             counted: (0, 0),
             failures: 0,
             probes: 0,
+            journal_refused: false,
             figures_at: None,
             figures_of: None,
             stop: parts.stop,
@@ -122,6 +125,10 @@ impl Lane {
             let chunk = match self.journal.chunk(&self.org, self.checkpoint).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => {
+                    if std::mem::take(&mut self.journal_refused) {
+                        // Nothing is left that could show that the disk works again.
+                        self.party.ok();
+                    }
                     self.figures(true).await;
                     if all_journaled {
                         return;
@@ -193,6 +200,7 @@ impl Lane {
         self.checkpoints.set(self.name, self.checkpoint);
         self.failures = 0;
         self.probes = 0;
+        self.journal_refused = false;
         self.party.ok();
         self.count(chunk, &receipt);
         tracing::debug!(org = %self.org, destination = %self.name, chunk = chunk.number, rows = receipt.rows, "chunk delivered");
@@ -268,6 +276,7 @@ impl Lane {
     /// The journal refused: nothing is believed, nothing is sent.
     async fn disk(&mut self, error: &JournalError) {
         self.metrics.lane(self.name).delivery(Delivery::Failed);
+        self.journal_refused = true;
         self.party.paused(&Problem {
             reason: PauseReason::Disk,
             cause: error.to_string(),
@@ -414,6 +423,7 @@ impl Backlog for JournalBacklog {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use tokio::sync::watch;
 
@@ -431,10 +441,12 @@ mod tests {
     use crate::report::tests::settings;
     use crate::trial::{How, Trial};
 
-    /// The last chunk of all is journaled just after a lane has asked for it and was told that it is not there.
+    /// The last chunk of all is journaled just after a lane has asked for it and was told that it is not there. Before that, the
+    /// disk refuses some questions.
     struct Late {
         journal: MemoryJournal,
         last: Mutex<Option<(Append, CancellationToken)>>,
+        refused: AtomicU32,
     }
 
     #[async_trait]
@@ -455,6 +467,11 @@ mod tests {
             self.journal.restore(org, steps).await
         }
         async fn chunk(&self, org: &OrgId, number: u64) -> Result<Option<Chunk>, JournalError> {
+            let refused =
+                self.refused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            if refused.is_ok() {
+                return Err(JournalError::Disk("disk I/O error".into()));
+            }
             let answer = self.journal.chunk(org, number).await;
             let last = self.last.lock().unwrap().take();
             if let Some((append, drained)) = last {
@@ -545,6 +562,7 @@ mod tests {
         let journal = Arc::new(Late {
             journal: MemoryJournal::new(),
             last: Mutex::new(Some((append, drained.clone()))),
+            refused: AtomicU32::new(0),
         });
         let state = journal.open(&org(), &[DestinationName::File]).await.unwrap();
         let clock = Clock::system();
@@ -567,5 +585,40 @@ mod tests {
         lane.run(drained).await;
         let left = journal.outstanding(&org(), DestinationName::File).await.unwrap();
         assert_eq!(left.chunks, 0, "it was left undelivered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_with_nothing_to_deliver_ends_its_pause_when_the_disk_works_again() {
+        let journal = Arc::new(Late {
+            journal: MemoryJournal::new(),
+            last: Mutex::new(None),
+            refused: AtomicU32::new(2),
+        });
+        let state = journal.open(&org(), &[DestinationName::File]).await.unwrap();
+        let clock = Clock::system();
+        let reports = Reports::new(Metrics::new("0", "test"), clock.clone());
+        let report = reports.org(&settings("acme", "acme-corp", &[DestinationName::File]));
+        let party = report.lane(DestinationName::File).clone();
+        let (_journaled, seen) = watch::channel(Journaled::default());
+        let stop = CancellationToken::new();
+        let lane = Lane::new(Parts {
+            org: org(),
+            destination: Box::new(Takes),
+            journal: journal.clone(),
+            journaled: seen,
+            checkpoint: 0,
+            checkpoints: Arc::new(Checkpoints::new(&state.checkpoints)),
+            party: party.clone(),
+            metrics: report.metrics(),
+            clock,
+            stop: stop.clone(),
+        });
+        let running = tokio::spawn(lane.run(CancellationToken::new()));
+        sleep(DISK_PAUSE / 2).await;
+        assert!(party.is_paused());
+        sleep(2 * DISK_PAUSE).await;
+        assert!(!party.is_paused(), "nothing is left to deliver, and nothing is wrong");
+        stop.cancel();
+        running.await.unwrap();
     }
 }
