@@ -611,6 +611,7 @@ mod tests {
             party: party.clone(),
             metrics: report.metrics(),
             clock,
+            secrets_changed: watch::Sender::default().subscribe(),
             stop: stop.clone(),
         });
         let running = tokio::spawn(lane.run(CancellationToken::new()));

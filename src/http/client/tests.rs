@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::route::{ClientCertificate, ProxyAccount};
 use super::*;
+use crate::http::route::Proxy;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 const TOKEN: &str = "pul-canary-of-the-transport";
