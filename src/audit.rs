@@ -104,6 +104,8 @@ pub struct Audit(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     head: Mutex<Head>,
+    /// Held by whoever writes, so that the head can be read meanwhile.
+    writing: Mutex<()>,
 }
 
 impl Audit {
@@ -119,7 +121,7 @@ impl Audit {
             Some(head) => head,
             None => continued(state_dir).map_err(|cause| failed("read", cause))?,
         };
-        Ok(Audit(Arc::new(Inner { path, head: Mutex::new(head) })))
+        Ok(Audit(Arc::new(Inner { path, head: Mutex::new(head), writing: Mutex::default() })))
     }
 
     /// Appends a line and syncs it. May take as long as the disk does.
@@ -127,13 +129,14 @@ impl Audit {
     /// # Errors
     /// When it is not certain that the line is there; it stays part of the chain if it is.
     pub fn record(&self, at: Second, entry: Entry) -> Result<Head, AuditError> {
-        let mut head = lock(&self.0.head);
+        let _turn = lock(&self.0.writing);
+        let mut head = self.head();
         let path = &self.0.path;
         let failed = |what, cause| AuditError { what, path: path.display().to_string(), cause };
         let mut file = appended(path).map_err(|cause| failed("open", cause))?;
         // Whatever stands there is what the next line follows: also what a crash has cut off, or a disk has half written.
         if let Some(found) = self::head(&mut file).map_err(|cause| failed("read", cause))? {
-            *head = found;
+            head = found;
         }
         if file.metadata().map_err(|cause| failed("read", cause))?.len() > FILE_BYTES_MAX {
             file = self.rotate(&head).map_err(|cause| failed("set aside", cause))?;
@@ -142,8 +145,9 @@ impl Audit {
         let mut bytes = line.clone().into_bytes();
         bytes.push(b'\n');
         file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(|cause| failed("write", cause))?;
-        *head = Head { lines: head.lines + 1, sha256: sha256(line.as_bytes()) };
-        Ok(head.clone())
+        let head = Head { lines: head.lines + 1, sha256: sha256(line.as_bytes()) };
+        *lock(&self.0.head) = head.clone();
+        Ok(head)
     }
 
     /// The newest line.
@@ -249,7 +253,7 @@ fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn lock(mutex: &Mutex<Head>) -> MutexGuard<'_, Head> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

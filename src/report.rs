@@ -91,7 +91,6 @@ impl Reports {
             figures: Mutex::new(before.map(|report| *lock(&report.0.figures)).unwrap_or_default()),
             swept: AtomicBool::new(before.is_some_and(|report| report.0.swept.load(Ordering::Acquire))),
             metrics,
-            clock: self.0.clock.clone(),
             audit: self.0.audit.get().cloned(),
         }));
         orgs.insert(settings.id.clone(), Known::Reporting(report.clone()));
@@ -162,7 +161,9 @@ impl Reports {
     /// Puts a line into the audit record, if there is one.
     pub fn record(&self, act: Act, who: &str, changed: Vec<String>) {
         let entry = Entry { act, who: who.to_owned(), org: None, changed };
-        record(self.0.audit.get(), self.0.clock.now(), entry);
+        if let Some(audit) = self.0.audit.get() {
+            record(audit, self.0.clock.now(), entry);
+        }
     }
 
     /// The state directory is open.
@@ -228,7 +229,6 @@ struct Org {
     lanes: BTreeMap<DestinationName, Party>,
     figures: Mutex<CoverageFigures>,
     swept: AtomicBool,
-    clock: Clock,
     audit: Option<Audit>,
 }
 
@@ -291,12 +291,6 @@ impl OrgReport {
         self.0.audit.as_ref().map(Audit::head)
     }
 
-    /// Puts a line about this org into the audit record, if there is one.
-    pub fn record(&self, act: Act, who: &str, changed: Vec<String>) {
-        let entry = Entry { act, who: who.to_owned(), org: Some(self.0.id.clone()), changed };
-        record(self.0.audit.as_ref(), self.0.clock.now(), entry);
-    }
-
     /// The first sweep of this process has ended, well or not.
     pub fn first_sweep_ended(&self) {
         self.0.swept.store(true, Ordering::Release);
@@ -330,8 +324,7 @@ impl OrgReport {
 }
 
 /// A line that the disk refuses is in the log instead, and nothing waits for it: what it tells of has happened.
-fn record(audit: Option<&Audit>, at: Second, entry: Entry) {
-    let Some(audit) = audit else { return };
+fn record(audit: &Audit, at: Second, entry: Entry) {
     if let Err(error) = audit.record(at, entry.clone()) {
         let Entry { act, who, org, changed } = entry;
         tracing::error!(%error, ?act, who, org = org.map(|org| org.to_string()), ?changed, "not in the audit record");

@@ -225,11 +225,13 @@ impl Party {
         now.credential.in_use = standing.in_use.is_some();
         drop(now);
         self.0.metrics.credential_in_use(destination, standing.in_use.map(|in_use| in_use.slot));
-        if let Some(switched) = switched {
+        if let (Some(switched), Some(audit)) = (switched, self.0.audit.clone()) {
             let org = Some(self.0.org.clone());
             let entry =
                 Entry { act: Act::CredentialSwitch, who: BY_ITSELF.into(), org, changed: vec![switched] };
-            super::record(self.0.audit.as_ref(), self.0.clock.now(), entry);
+            let at = self.0.clock.now();
+            // A slow disk keeps nobody from delivering.
+            drop(tokio::task::spawn_blocking(move || super::record(&audit, at, entry)));
         }
     }
 
