@@ -174,6 +174,11 @@ pub(crate) enum Act {
         backup: bool,
         absence: i64,
     },
+    /// What is configured of an org changes while it runs.
+    Reload {
+        org: usize,
+        change: Change,
+    },
     /// Another forwarder with a journal of its own archives to the same places.
     Second {
         seconds: i64,
@@ -190,6 +195,28 @@ pub(crate) enum Lane {
     Sentinel,
     S3,
     File,
+}
+
+/// What a reload puts in force.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// It is asked more often, and more of what was read is read again: everybody is held to the intervals of the beginning.
+    Intervals {
+        poll: i64,
+        overlap: i64,
+    },
+    Lane {
+        lane: Lane,
+        on: bool,
+    },
+    /// It is removed, and added again.
+    Absence {
+        seconds: i64,
+    },
+    /// Pulumi calls it otherwise from now on; the operator writes that down after a while.
+    Name {
+        after: i64,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -355,7 +382,34 @@ impl History {
             at += takes;
         }
         history.lose(&mut Chance::seeded(scramble(seed ^ 0x0000_6c6f_7373_6573)));
+        history.reload(&mut Chance::seeded(scramble(seed ^ 0x0072_656c_6f61_6473)));
         history
+    }
+
+    /// In every other history the configuration changes while the forwarder runs, up to four times. As for lanes: see [`History::lose`].
+    fn reload(&mut self, chance: &mut Chance) {
+        if chance.one_in(2) {
+            return;
+        }
+        let is_lost = self.steps.iter().any(|step| matches!(step.act, Act::Lost { .. }));
+        let lanes_may_change = !is_lost && self.journal_bytes_max > 1 << 20;
+        for _ in 0..1 + chance.below(4) {
+            let org = chance.below(self.orgs.len() as u64) as usize;
+            let change = match chance.below(5) {
+                0 if lanes_may_change => Change::Lane {
+                    lane: *chance.pick(&[Lane::Sentinel, Lane::S3, Lane::File]),
+                    on: chance.one_in(2),
+                },
+                0 | 1 => Change::Intervals {
+                    poll: *chance.pick(&[self.poll, self.poll / 2, 30]),
+                    overlap: self.overlap + *chance.pick(&[0, MINUTE, 10 * MINUTE]),
+                },
+                2 | 3 => Change::Absence { seconds: *chance.pick(&[1, 20, 300, 40 * MINUTE]) },
+                _ => Change::Name { after: *chance.pick(&[1, 200, 1_200]) },
+            };
+            let at = 1 + chance.below(self.length as u64) as i64;
+            self.insert(Step { at, act: Act::Reload { org, change } });
+        }
     }
 
     /// In some histories the state is lost, once or twice. Not where lanes come and go as well: one that is added after a loss begins
@@ -425,7 +479,9 @@ impl Act {
             Act::RotateToken { after, .. }
             | Act::NextToken { after, .. }
             | Act::RotateClientSecret { after }
-            | Act::RotateKey { after, .. } => *after,
+            | Act::RotateKey { after, .. }
+            | Act::Reload { change: Change::Name { after }, .. } => *after,
+            Act::Reload { change: Change::Absence { seconds }, .. } => *seconds,
             _ => 0,
         }
     }

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pulumi_audit_forwarder::destination::DestinationName;
+use pulumi_audit_forwarder::event::OrgId;
+use pulumi_audit_forwarder::fleet::Changes;
 use pulumi_audit_forwarder::journal::Journal;
 use pulumi_audit_forwarder::journal::memory::MemoryJournal;
 use pulumi_audit_forwarder::report::status::{OrgStatus, State};
 
 use crate::play::{Play, Tally};
-use crate::simulation::{BEGIN, HOUR};
-use crate::wire::{AZURE, PULUMI, S3};
+use crate::simulation::{BEGIN, HOUR, Setup};
+use crate::wire::{AZURE, PULUMI, S3, Sent};
 use crate::world::setup::rule_of;
 use crate::world::truth::{Expect, Report, Source, archive, sends, table};
 
@@ -23,6 +25,8 @@ const REQUESTS_PER_SECOND: u64 = 2;
 /// So many refusals of one kind in a row, within this time, are no backoff: eight of those that double take minutes.
 const HASTE: usize = 8;
 const HASTE_SECONDS: Duration = Duration::from_secs(5);
+/// An org that is removed has ended after this time: it drains, and its requests under way end.
+pub(crate) const REMOVED_SECONDS: Duration = Duration::from_secs(10 + 120 + 5);
 /// How far before the cursor it is looked whether all is journaled.
 const JOURNALED_SECONDS: i64 = 3 * HOUR;
 
@@ -146,7 +150,9 @@ pub(crate) fn outage(play: &mut Play, ill: &Ill, well: &BTreeSet<(String, String
         let about =
             |host: &str, part: &str| tried.iter().any(|sent| sent.host == host && sent.path.contains(part));
         let is_ill = matches!(ill, Ill::Source(ill) if *ill == org);
-        if is_ill && about(PULUMI, &format!("/orgs/{org}/")) && status.source.state == State::Ok {
+        let names = play.simulation.names(&org);
+        let is_asked = names.iter().any(|name| about(PULUMI, &format!("/orgs/{name}/")));
+        if is_ill && is_asked && status.source.state == State::Ok {
             objections
                 .push(format!("I8: the source of {org} has been ill since {began:?} and is said to be well"));
         }
@@ -166,6 +172,52 @@ pub(crate) fn outage(play: &mut Play, ill: &Ill, well: &BTreeSet<(String, String
         }
     }
     play.objections.append(&mut objections);
+}
+
+/// Requests for an org's events, under all of its names.
+fn asked(play: &Play, org: &str) -> Vec<Sent> {
+    play.simulation.names(org).iter().flat_map(|name| play.simulation.wire.asked(name)).collect()
+}
+
+/// Whether a reload has said what it changed.
+pub(crate) fn reloaded(
+    play: &mut Play,
+    org: &str,
+    before: Option<&Setup>,
+    after: Option<&Setup>,
+    changes: &Changes,
+) {
+    let names = |ids: &[OrgId]| ids.iter().any(|id| id.as_str() == org);
+    let said = [
+        names(&changes.added),
+        names(&changes.removed),
+        changes.changed.iter().any(|(id, _)| id.as_str() == org),
+    ];
+    let expected = match (before, after) {
+        (None, Some(_)) => [true, false, false],
+        (Some(_), None) => [false, true, false],
+        (Some(before), Some(after)) => [false, false, before != after],
+        (None, None) => [false; 3],
+    };
+    let named = changes.added.len() + changes.removed.len() + changes.changed.len();
+    if said != expected || named != expected.iter().filter(|is| **is).count() {
+        play.objections.push(format!(
+            "J6: {org} was reloaded from {before:?} to {after:?}, which is said to have changed {changes:?}"
+        ));
+    }
+}
+
+/// An org that was removed is not asked for once it has ended, and has no place in the status.
+pub(crate) fn removed(play: &mut Play, org: &str, since: Duration) {
+    let from = since + REMOVED_SECONDS;
+    if let Some(sent) = asked(play, org).iter().find(|sent| sent.at >= from) {
+        play.objections.push(format!("J6: {org} was removed at {since:?} and is asked for at {:?}", sent.at));
+    }
+    let is_retired = |status: &OrgStatus| status.state == State::Retired;
+    let status = play.simulation.statuses().into_iter().find(|status| status.id.as_str() == org);
+    if play.simulation.elapsed() >= from && !status.as_ref().is_none_or(is_retired) {
+        play.objections.push(format!("J6: {org} was removed at {since:?}, and its status is {status:?}"));
+    }
 }
 
 /// What another forwarder over the same archives came to: nowhere.
@@ -384,13 +436,9 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
 
 /// Whether somebody who was told to slow down, or that nobody is there, has tried again and again at once.
 pub(crate) fn haste(play: &Play, org: &str) -> Option<String> {
-    let parts = [
-        (PULUMI, format!("/orgs/{org}/")),
-        (AZURE, rule_of(org)),
-        (S3, format!("_chain/org={org}/")),
-        (S3, format!("/org={org}/")),
-    ];
-    parts.into_iter().find_map(|(host, part)| {
+    let parts = [(AZURE, rule_of(org)), (S3, format!("_chain/org={org}/")), (S3, format!("/org={org}/"))];
+    let names = play.simulation.names(org).into_iter().map(|name| (PULUMI, format!("/orgs/{name}/")));
+    names.chain(parts).find_map(|(host, part)| {
         let refused = |status: Option<u16>| matches!(status, Some(429 | 503));
         let mut row: Vec<Duration> = Vec::new();
         for (at, status) in play.simulation.wire.answers(host, &part) {
@@ -416,7 +464,7 @@ pub(crate) fn haste(play: &Play, org: &str) -> Option<String> {
 pub(crate) fn pressure(play: &Play, org: &str) -> Vec<String> {
     let mut objections = Vec::new();
     let (mut minutes, mut refused): (BTreeMap<u64, u64>, BTreeMap<u64, u64>) = Default::default();
-    for sent in play.simulation.wire.asked(org) {
+    for sent in asked(play, org) {
         *minutes.entry(sent.at.as_secs() / 60).or_default() += 1;
         if sent.status == Some(403) {
             *refused.entry(sent.at.as_secs() / HOUR as u64).or_default() += 1;

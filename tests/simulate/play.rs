@@ -8,9 +8,9 @@ use pulumi_audit_forwarder::journal::memory::MemoryJournal;
 use pulumi_audit_forwarder::report::status::OrgStatus;
 
 use crate::crash::Side;
-use crate::history::{Act, History, Lane, Victim, WAIT_MAX};
+use crate::history::{Act, Change, History, Lane, Victim, WAIT_MAX};
 use crate::judge::{self, Ill};
-use crate::simulation::{BEGIN, HOUR, MINUTE, Simulation};
+use crate::simulation::{BEGIN, HOUR, MINUTE, Setup, Simulation};
 use crate::wire::{AZURE, S3, Sent};
 use crate::world::clock::rfc3339;
 use crate::world::pulumi::behaviour::DateHeader;
@@ -272,7 +272,7 @@ impl Play {
             }
             Act::Source { org, fault, times } => {
                 if let Some(org) = self.name(org) {
-                    self.simulation.pulumi.fault(&org, fault, Times::Next(times));
+                    self.simulation.org(&org).fault(fault, Times::Next(times));
                 }
             }
             Act::Azure { org, fault, times } => match org.map(|org| self.name(org)) {
@@ -360,12 +360,7 @@ impl Play {
             Act::Panic { host } => self.simulation.wire.panics_for(host, 1),
             Act::Lane { org, lane, on } => {
                 let Some(org) = self.name(org) else { return };
-                let mut setup = self.simulation.setups[&org].clone();
-                match lane {
-                    Lane::Sentinel => setup.sentinel = on,
-                    Lane::S3 => setup.s3 = on,
-                    Lane::File => setup.file = on,
-                }
+                let setup = with_lane(&self.simulation.setups[&org], lane, on);
                 // Somewhere everything goes.
                 if !setup.destinations().is_empty() {
                     self.restart(|simulation| *simulation.setup(&org) = setup).await;
@@ -382,6 +377,11 @@ impl Play {
             }
             Act::Backup => self.backup = Some(MemoryJournal::clone(&self.simulation.journal)),
             Act::Lost { backup, absence } => self.lose(backup, absence).await,
+            Act::Reload { org, change } => {
+                if let Some(org) = self.name(org) {
+                    self.reload(&org, change).await;
+                }
+            }
             Act::Second { seconds } => self.second(seconds).await,
             Act::Outage { victim, seconds } => self.outage(victim, seconds).await,
         }
@@ -441,6 +441,56 @@ impl Play {
         }
     }
 
+    async fn reload(&mut self, org: &str, change: Change) {
+        let mut setup = self.simulation.setups[org].clone();
+        match change {
+            Change::Intervals { poll, overlap } => {
+                let lines = setup.source.lines().map(|line| match line.split(' ').next() {
+                    Some("poll_interval") => format!("poll_interval = \"{poll}s\"\n"),
+                    Some("overlap") => format!("overlap = \"{overlap}s\"\n"),
+                    _ => format!("{line}\n"),
+                });
+                setup.source = lines.collect();
+                self.put_in_force(org, Some(setup)).await;
+            }
+            Change::Lane { lane, on } => {
+                let setup = with_lane(&setup, lane, on);
+                if !setup.destinations().is_empty() {
+                    self.put_in_force(org, Some(setup)).await;
+                }
+            }
+            // A configuration without an org is none.
+            Change::Absence { .. } if self.simulation.setups.len() == 1 => {}
+            Change::Absence { seconds } => {
+                self.put_in_force(org, None).await;
+                let removed = self.simulation.elapsed();
+                self.pass(seconds).await;
+                judge::removed(self, org, removed);
+                self.put_in_force(org, Some(setup)).await;
+            }
+            Change::Name { after } => {
+                let name = format!("{org}-{}", self.simulation.names(org).len());
+                self.simulation.rename(org, &name);
+                self.pass(after).await;
+                setup.org = Some(name);
+                self.put_in_force(org, Some(setup)).await;
+            }
+        }
+    }
+
+    /// Configures an org so, or not at all, while the forwarder runs; it must say what that has changed.
+    async fn put_in_force(&mut self, org: &str, setup: Option<Setup>) {
+        let before = match &setup {
+            Some(setup) => self.simulation.setups.insert(org.to_owned(), setup.clone()),
+            None => self.simulation.setups.remove(org),
+        };
+        let changes = self.simulation.reload();
+        self.simulation.nudge();
+        judge::reloaded(self, org, before.as_ref(), setup.as_ref(), &changes);
+        // A running one comes to its turn.
+        self.pass(1).await;
+    }
+
     /// Only orgs whose archive has begun are archived by the other as well, so that it is clear who is the stranger.
     async fn second(&mut self, seconds: i64) {
         let begun: BTreeSet<String> = self
@@ -482,7 +532,7 @@ impl Play {
         match (&victim, &ill) {
             (Victim::Source(_, fault), Ill::Source(org)) => {
                 let fault: pulumi::behaviour::Fault = fault.clone();
-                self.simulation.pulumi.fault(org, fault, Times::UntilCleared);
+                self.simulation.org(org).fault(fault, Times::UntilCleared);
             }
             (_, Ill::Azure(None)) => self.simulation.wire.goes_away(AZURE),
             (_, Ill::Azure(Some(org))) => {
@@ -501,4 +551,14 @@ impl Play {
         self.simulation.wire.comes_back(S3);
         self.calm();
     }
+}
+
+fn with_lane(setup: &Setup, lane: Lane, on: bool) -> Setup {
+    let mut setup = setup.clone();
+    match lane {
+        Lane::Sentinel => setup.sentinel = on,
+        Lane::S3 => setup.s3 = on,
+        Lane::File => setup.file = on,
+    }
+    setup
 }

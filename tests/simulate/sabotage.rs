@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use pulumi_audit_forwarder::clock::{Second, Window};
+use pulumi_audit_forwarder::fleet::Changes;
 use pulumi_audit_forwarder::journal::{Append, Journal};
 
 use crate::history::{History, Reduction};
@@ -22,7 +23,7 @@ const ORG: &str = "acme";
 type Sabotage = (&'static str, &'static str);
 
 /// What is done, and how the objection to it begins.
-const ALL: [Sabotage; 12] = [
+const ALL: [Sabotage; 15] = [
     ("objects are lost while another's store is ill", "I4:"),
     ("a destination that is ill says it is well", "I8:"),
     ("a source that is ill says it is well", "I8:"),
@@ -35,6 +36,9 @@ const ALL: [Sabotage; 12] = [
     ("a 403 is asked for again and again", "was refused"),
     ("a refused request is repeated at once", "tried"),
     ("what is known to be delivered is sent again after a loss", "I3:"),
+    ("an org that was removed is asked for", "J6:"),
+    ("an org that was removed is said to be there", "J6:"),
+    ("a reload changes what nobody has changed", "J6:"),
 ];
 
 /// What was done without an objection; or was objected to before it was done.
@@ -123,6 +127,8 @@ async fn done(play: &mut Play, what: &str) {
             let request = Request::put(url).header("if-none-match", "*").body(Bytes::from_static(b"?"));
             play.simulation.store.answer(request.expect("a request is well formed"));
         }
+        // The second of the two comes after its end.
+        "an org that was removed is asked for" => pretend(play, PULUMI, list, 200, 2),
         "more is asked than is allowed" => pretend(play, PULUMI, list, 200, 400),
         "a 403 is asked for again and again" => pretend(play, PULUMI, list, 403, 30),
         "a refused request is repeated at once" => {
@@ -167,6 +173,21 @@ async fn said(play: &mut Play, what: &str) -> Vec<String> {
         "more is asked than is allowed" | "a 403 is asked for again and again" => {
             let objections = judge::pressure(play, ORG);
             play.objections.extend(objections);
+        }
+        "an org that was removed is asked for" => {
+            let ended = play.simulation.elapsed() + Duration::from_millis(1);
+            judge::removed(play, ORG, ended - judge::REMOVED_SECONDS);
+        }
+        "an org that was removed is said to be there" if is_sabotaged => {
+            judge::removed(play, ORG, play.simulation.elapsed() - judge::REMOVED_SECONDS);
+        }
+        "a reload changes what nobody has changed" => {
+            let setup = play.simulation.setups[ORG].clone();
+            let mut changes = Changes::default();
+            if is_sabotaged {
+                changes.changed.push((id("beta"), Vec::new()));
+            }
+            judge::reloaded(play, ORG, Some(&setup), Some(&setup), &changes);
         }
         "what is known to be delivered is sent again after a loss" => {
             let objections = judge::resent(play, ORG);

@@ -61,7 +61,7 @@ pub(crate) const DAY: i64 = 86_400;
 pub(crate) const SOON: i64 = 10;
 
 /// How one org is configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Setup {
     /// Pulumi's name of the organization, where it is not the id.
     pub(crate) org: Option<String>,
@@ -117,6 +117,8 @@ pub(crate) struct Simulation {
     /// How far this machine's clock is ahead of the truth, in seconds.
     pub(crate) local_clock_ahead: i64,
     begun: Instant,
+    /// What Pulumi has called an org since it was renamed, the newest last.
+    names: BTreeMap<String, Vec<String>>,
     paths: Paths,
     process: Option<Process>,
     /// Another process that somebody has started by mistake, with a journal of its own.
@@ -169,6 +171,7 @@ impl Simulation {
             journal_bytes_max: 2 << 30,
             local_clock_ahead: 0,
             begun,
+            names: BTreeMap::new(),
             paths: Paths::below(folder.path()),
             process: None,
             second: None,
@@ -191,8 +194,21 @@ impl Simulation {
         self
     }
 
+    /// By its id, or by Pulumi's name.
     pub(crate) fn org(&self, name: &str) -> OrgHandle<'_> {
-        self.pulumi.org(name)
+        self.pulumi.org(self.names.get(name).and_then(|names| names.last()).map_or(name, String::as_str))
+    }
+
+    /// Renames an org at Pulumi; what is configured stays as it is.
+    pub(crate) fn rename(&mut self, org: &str, name: &str) {
+        self.org(org).rename(name);
+        self.names.entry(org.to_owned()).or_default().push(name.to_owned());
+    }
+
+    /// All names that Pulumi has ever had for an org.
+    pub(crate) fn names(&self, org: &str) -> Vec<String> {
+        let later = self.names.get(org).into_iter().flatten().cloned();
+        std::iter::once(org.to_owned()).chain(later).collect()
     }
 
     /// Adds events; each becomes visible when it happens, or later where it says so.
@@ -461,7 +477,10 @@ impl Simulation {
 
     pub(crate) fn truth(&self, org: &str) -> Source {
         let name = self.setups.get(org).and_then(|setup| setup.org.as_deref());
-        let handle = self.org(name.unwrap_or(org));
+        let handle = match name {
+            Some(name) if !self.names.contains_key(org) => self.org(name),
+            _ => self.org(org),
+        };
         Source { events: handle.truth(), shown: handle.shown() }
     }
 
