@@ -568,17 +568,10 @@ fn head(text: &str) -> Result<String, String> {
 
 /// The binary's `main`.
 pub fn main() -> ExitCode {
-    refuse_core_dumps();
+    crate::crash::leave_nothing();
     // One TLS provider for all libraries; an error only says that there is one already.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     answer(std::env::args_os(), &mut io::stdout(), &mut io::stderr()).into()
-}
-
-/// A core dump would hold every secret that was ever read. Programs that we start (`az`, a credential process) inherit it. Where the
-/// system refuses, its own limit stands, and a start is worth more than this precaution.
-fn refuse_core_dumps() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).ok();
 }
 
 /// Runs one command line.

@@ -38,6 +38,7 @@
 //! | how an archive is proven to be whole | [`verify`] |
 //! | how lost state comes back from the archive | [`recovery`] |
 //! | who did what to this forwarder, and how that is proven | [`audit`] |
+//! | what a crash may leave behind | [`crash`] |
 //! | how secrets are exchanged with overlap | [`rotation`], [`pulumi::token`], [`secret`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
@@ -66,6 +67,7 @@ pub mod clock;
 pub mod collect;
 pub mod config;
 pub mod coverage;
+pub mod crash;
 pub mod destination;
 pub mod event;
 pub mod fleet;

@@ -24,6 +24,17 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024;
 /// Most characters of its words that are passed on.
 const WORDS_CHARACTERS_MAX: usize = 300;
 
+/// Variables of the platforms that hold secrets of this daemon's, whether they are read or not. The program is signed in by itself, and
+/// needs none. A password in `HTTPS_PROXY` stays: it goes the same way.
+const SECRETS_OF_PLATFORMS: [&str; 6] = [
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    "AZURE_CLIENT_SECRET",
+    "PULUMI_ACCESS_TOKEN",
+];
+
 pub(super) struct AzureCli {
     /// Found by the search path, if it has no slash.
     pub(super) program: OsString,
@@ -107,7 +118,7 @@ impl AzureCli {
 
     async fn run(&self) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
         let mut command = Command::new(&self.program);
-        for name in crate::secret::variables() {
+        for name in crate::secret::variables().iter().map(String::as_str).chain(SECRETS_OF_PLATFORMS) {
             command.env_remove(name);
         }
         command.args(["account", "get-access-token", "--output", "json", "--scope", &self.scope]);
