@@ -42,6 +42,8 @@ const LOCK_MIN: Period = Period(Duration::from_secs(86_400));
 /// How CloudTrail names the sessions of an assumed role.
 const SESSION_NAME: &str = "pulumi-audit-forwarder";
 
+const UNSEEN_REMEDY: &str = "names nothing that can be read, and is not shown because it may be the secret itself: give the path of a file, \
+                             or the name of an environment variable, that holds the secret";
 const SECRET_REMEDY: &str = "give { file = \"…\" } or { env = \"…\" }";
 
 /// What `forwarder.toml` means; `None` where a mistake stands in the way.
@@ -259,26 +261,32 @@ impl Reader<'_> {
     fn secret(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<SecretSource> {
         let (source, key) = self.secret_source(key, place)?;
         let read = |source: &SecretSource| source.read().map(drop);
-        self.readable(&key, source, read)
+        self.readable(&key, source, place.is_some_and(may_be_a_secret), read)
     }
 
     /// The same for one that need not be a word.
     fn secret_bytes(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<SecretSource> {
         let (source, key) = self.secret_source(key, place)?;
         let read = |source: &SecretSource| source.read_bytes().map(drop);
-        self.readable(&key, source, read)
+        self.readable(&key, source, place.is_some_and(may_be_a_secret), read)
     }
 
     fn readable(
         &mut self,
         key: &[&str],
         source: SecretSource,
+        may_be_a_secret: bool,
         read: impl FnOnce(&SecretSource) -> Result<(), SecretError>,
     ) -> Option<SecretSource> {
         if self.secrets == Secrets::MustBeReadable
             && let Err(error) = read(&source)
         {
-            self.view.refuse(key, error.to_string());
+            match error {
+                SecretError::Unreadable { .. } if may_be_a_secret => {
+                    self.view.refuse_unseen(key, UNSEEN_REMEDY)
+                }
+                error => self.view.refuse(key, error.to_string()),
+            }
             return None;
         }
         Some(source)
@@ -755,4 +763,12 @@ fn is_role_arn(text: &str) -> bool {
         && role.strip_prefix("role/").is_some_and(|name| !name.is_empty())
         && text.len() <= 2_048
         && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Somebody may have written the secret where the name of its place belongs: it is no path, or not what variables are called.
+fn may_be_a_secret(place: &SecretPlace) -> bool {
+    let is_no_path = |file: &PathBuf| file.components().count() == 1;
+    let is_no_name =
+        |name: &String| !name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    place.file.as_ref().is_some_and(is_no_path) || place.env.as_ref().is_some_and(is_no_name)
 }

@@ -574,6 +574,8 @@ fn no_value_that_may_be_a_secret_is_printed() {
         "[source]\ntoken = { file = \"../token\" } pul-canary",
         "[source]\ntoken = [\"pul-canary\"]",
         "[source]\ntoken = { value = \"pul-canary\" }",
+        "[source]\ntoken = { file = \"pul-canary\" }",
+        "[source]\ntoken = { env = \"pul-canary\" }",
         "[source]\ntoken = { file = \"../token\", env = \"X\", value = \"pul-canary\" }",
         "[source]\ntokn = \"pul-canary\"",
         "[source]\napi_url = \"https://me:pul-canary@host\"",
@@ -590,6 +592,7 @@ fn no_value_that_may_be_a_secret_is_printed() {
     for (name, value) in [
         ("PAF_SOURCE__TOKEN", CANARY),
         ("PAF_TOKEN", CANARY),
+        ("PAF_SOURCE__TOKEN__FILE", CANARY),
         ("PAF_SOURCE", r#"{token={file="/x",value="pul-canary"},poll_interval="0s",rescan_after=["0"]}"#),
         ("PAF_SOURCE__API_URL", "https://a:pul-canary@b"),
     ] {

@@ -1,5 +1,6 @@
 //! The configuration changes while the daemon runs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::slice::from_ref;
@@ -14,7 +15,7 @@ use crate::forwarder::{
 };
 use crate::world::World;
 use crate::world::certificates::Certificates;
-use crate::world::daemon::{Daemon, until};
+use crate::world::daemon::{Daemon, until, until_within};
 use crate::world::pulumi::events::Generator;
 use crate::world::setup::OrgSetup;
 
@@ -333,4 +334,138 @@ async fn an_organization_that_was_renamed_pauses_with_its_new_name_and_goes_on_u
     assert!(org(&mut daemon, "acme").await.expect("it is there")["cursor"].as_str() >= cursor.as_str());
     assert!(daemon.stop().await.success());
     assert!(claims() > before, "the numbers go on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_orgs_that_swap_names_in_one_reload_keep_their_own_coverage_and_mix_no_event() {
+    let world = World::builder().orgs(&["alpha", "beta"]).events(60).start().await;
+    let setup = |id: &str, org: &str| {
+        let mut setup = recent(&world, org).with_file();
+        id.clone_into(&mut setup.id);
+        setup
+    };
+    let arrived = async |names: [(&str, &str); 2]| {
+        for (id, org) in names {
+            let expect = crate::world::truth::Expect { as_of: world.clock.now(), ..Default::default() };
+            until(&format!("everything of {id} has arrived"), async || {
+                world.check_file_with(id, org, &expect).is_complete()
+            })
+            .await;
+        }
+    };
+    let mut daemon = start(&world, &[setup("a", "alpha"), setup("b", "beta")]);
+    arrived([("a", "alpha"), ("b", "beta")]).await;
+    let mut before = Vec::new();
+    for id in ["a", "b"] {
+        let lane = party(&mut daemon, id, "file").await.expect("it has a lane");
+        before.push((org(&mut daemon, id).await.expect("it is there"), lane["checkpoint"].as_u64()));
+    }
+
+    let pulumi = world.pulumi();
+    pulumi.org("alpha").rename("for-a-moment");
+    pulumi.org("beta").rename("alpha");
+    pulumi.org("for-a-moment").rename("beta");
+    for id in ["a", "b"] {
+        until("it is not let in under the other's name", async || {
+            party(&mut daemon, id, "source").await.is_some_and(|source| source["state"] == "paused")
+        })
+        .await;
+    }
+    pulumi.org("alpha").add(Generator::seeded(7).burst(world.clock.now() - 1, 7));
+    pulumi.org("beta").add(Generator::seeded(8).burst(world.clock.now() - 1, 8));
+    world.write_org(&setup("a", "beta"));
+    world.write_org(&setup("b", "alpha"));
+    daemon.signal("HUP");
+    arrived([("a", "beta"), ("b", "alpha")]).await;
+    for (id, (known, checkpoint)) in ["a", "b"].into_iter().zip(before) {
+        works(&mut daemon, id, "source").await;
+        let now = org(&mut daemon, id).await.expect("it is there");
+        assert_eq!(now["start"], known["start"], "{id} began when it did");
+        assert!(now["cursor"].as_str() >= known["cursor"].as_str(), "{known} {now}");
+        assert_eq!(now["coverage"]["holes"], 0, "{now}");
+        let lane = party(&mut daemon, id, "file").await.expect("it has a lane");
+        assert!(lane["checkpoint"].as_u64() > checkpoint, "its numbers go on: {lane}");
+    }
+    assert!(daemon.stop().await.success());
+    for (id, org) in [("a", "beta"), ("b", "alpha")] {
+        let expect = crate::world::truth::Expect { as_of: world.clock.now(), ..Default::default() };
+        world.check_file_with(id, org, &expect).assert_complete();
+    }
+    // Each asked with its own token only, whatever the organization was called.
+    let asked = world.pulumi().ledger.entries();
+    let tokens = ["alpha", "beta"].map(|org| format!("token {}", world.pulumi().org(org).token()));
+    for entry in asked.iter().filter(|entry| entry.status == Some(200)) {
+        assert!(entry.header("authorization").is_some_and(|used| tokens.iter().any(|token| token == used)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_orgs_reloaded_at_once_go_on_each_in_its_turn_and_no_event_is_lost_or_doubled() {
+    const PATIENCE: Duration = Duration::from_secs(240);
+    let names: Vec<String> = (0..1_000).map(|number| format!("org-{number:03}")).collect();
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let world = World::builder().orgs(&known).events(2).start().await;
+    let configured = |more: &str| -> Vec<OrgSetup> {
+        let setup = |name: &&str| {
+            let mut setup = recent(&world, name).with_file();
+            setup.more_source = format!("poll_interval = \"20s\"\n{more}");
+            setup
+        };
+        known.iter().map(setup).collect()
+    };
+    let all_arrived = async || {
+        for name in &known {
+            until_within(PATIENCE, name, async || world.check_file(name).is_complete()).await;
+        }
+    };
+    let mut daemon = start(&world, &configured(""));
+    all_arrived().await;
+
+    // From now on all are to come over TLS.
+    let tls = world.pulumi_tls_url();
+    let more =
+        format!("api_url = {tls:?}\nca_file = {:?}\nhost_requests_per_second = 1000\n", world.ca_pem());
+    configured(&more).iter().for_each(|setup| world.write_org(setup));
+    daemon.signal("HUP");
+    let now = world.clock.now();
+    for (seed, name) in (0..).zip(&known) {
+        world.pulumi().org(name).add(Generator::seeded(seed).burst(now - 1, 1));
+    }
+    let host = tls.trim_start_matches("https://");
+    until_within(PATIENCE, "each comes the new way", async || {
+        let alive = daemon.get("/livez").await;
+        assert!(alive.is_some_and(|(status, _)| status == 200), "it lives all the time");
+        let entries = world.pulumi().ledger.entries();
+        let new = entries.iter().filter(|entry| entry.header("host") == Some(host));
+        new.map(|entry| entry.about.as_str())
+            .filter(|about| about.starts_with("org-"))
+            .collect::<BTreeSet<_>>()
+            .len()
+            == known.len()
+    })
+    .await;
+    all_arrived().await;
+    until("all are well", async || {
+        let status = daemon.status().await.unwrap_or_default();
+        let orgs = status["orgs"].as_array().cloned().unwrap_or_default();
+        orgs.len() == known.len() && orgs.iter().all(|org| org["state"] == "ok")
+    })
+    .await;
+    assert!(daemon.stop().await.success());
+    let said = lines(&daemon, RELOADED);
+    let changed = said[0]["changed"].as_str().unwrap_or_default();
+    assert!(said.len() == 1 && changed.ends_with(" and 990 more"), "{said:?}");
+    // Who has come the new way never comes the old one again: nobody runs twice.
+    let mut new: BTreeSet<String> = BTreeSet::new();
+    for entry in world.pulumi().ledger.entries().iter().filter(|entry| entry.about.starts_with("org-")) {
+        if entry.header("host") == Some(host) {
+            new.insert(entry.about.clone());
+        } else {
+            assert!(!new.contains(&entry.about), "{} came both ways", entry.about);
+        }
+    }
+    for name in &known {
+        world.check_file(name).assert_complete();
+        assert_eq!(world.pulumi().ledger.requests(name), world.pulumi().ledger.answered(name, 200), "{name}");
+    }
 }

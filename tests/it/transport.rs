@@ -29,7 +29,7 @@ const USER: &str = "forwarder";
 const PASSWORD: &str = "simulated-proxy-password";
 
 /// An org all of whose services are reached over TLS, with more lines in each section. The second is S3 over TLS, as long as it is kept.
-async fn over_tls(world: &World, name: &str, lines: &str) -> (OrgSetup, Server) {
+pub(crate) async fn over_tls(world: &World, name: &str, lines: &str) -> (OrgSetup, Server) {
     let store =
         Server::start(Arc::clone(&world.s3().proxy), Some(world.certificates().server(Leaf::Good))).await;
     let ca = format!("ca_file = {:?}\n", world.ca_pem());
@@ -46,14 +46,14 @@ fn more_events(world: &World, org: &str, seed: u64) {
     world.pulumi().org(org).add(Generator::seeded(seed).burst(world.clock.now() - 1, 10));
 }
 
-async fn waits(daemon: &mut Daemon, id: &str, name: &str) {
+pub(crate) async fn waits(daemon: &mut Daemon, id: &str, name: &str) {
     until_within(RECOVERY, &format!("{name} of {id} waits"), async || {
         party(daemon, id, name).await.is_some_and(|party| party["state"] == "waiting")
     })
     .await;
 }
 
-async fn recovers(world: &World, setup: &OrgSetup) {
+pub(crate) async fn recovers(world: &World, setup: &OrgSetup) {
     until_within(RECOVERY, &format!("everything of {} has arrived", setup.org), async || {
         is_complete(world, setup).await
     })

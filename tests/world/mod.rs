@@ -229,6 +229,29 @@ impl World {
         Azure { world: self }
     }
 
+    /// From now on all that is said to any service is kept.
+    pub fn listens_in(&self) {
+        self.servers().into_iter().for_each(|(_, server)| server.listens_in());
+    }
+
+    /// What was said to each service since: `pulumi`, `entra`, `azure` and `s3`, each perhaps on several ports.
+    pub fn heard(&self) -> Vec<(&'static str, Vec<u8>)> {
+        self.servers().into_iter().map(|(service, server)| (service, server.heard())).collect()
+    }
+
+    fn servers(&self) -> Vec<(&'static str, &Server)> {
+        let mut servers = vec![
+            ("pulumi", &self.pulumi_http),
+            ("pulumi", &self.pulumi_tls),
+            ("entra", &self.entra_http),
+            ("entra", &self.entra_tls),
+            ("azure", &self.ingestion_http),
+            ("azure", &self.ingestion_tls),
+        ];
+        servers.extend(self.s3.iter().map(|s3| ("s3", s3.server())));
+        servers
+    }
+
     /// Pulumi's servers go away; [`World::pulumi_comes_back`] ends it.
     pub async fn pulumi_goes_away(&self) {
         self.pulumi_http.goes_away().await;

@@ -79,6 +79,11 @@ impl S3 {
         self.proxy.clear_faults();
     }
 
+    /// What stands on the port.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
     pub async fn goes_away(&self) {
         self.server.goes_away().await;
     }

@@ -43,6 +43,36 @@ pub trait Service: Send + Sync + 'static {
     }
 }
 
+/// Most of what one server hears that is kept.
+const HEARD_MAX: usize = 256 * 1024 * 1024;
+
+/// Every byte that clients have said, once somebody listens: what came out of TLS, and the bodies that were packed once more as they are
+/// unpacked.
+#[derive(Default)]
+struct Heard {
+    listens: AtomicBool,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Heard {
+    fn keep(&self, bytes: &[u8]) {
+        if self.listens.load(Ordering::SeqCst) {
+            let mut heard = self.bytes.lock().expect("never poisoned");
+            assert!(heard.len() + bytes.len() <= HEARD_MAX, "nothing that is said may be missed");
+            heard.extend_from_slice(bytes);
+        }
+    }
+
+    fn keep_unpacked(&self, body: &[u8]) {
+        if self.listens.load(Ordering::SeqCst) && body.starts_with(&[0x1f, 0x8b]) {
+            let mut plain = Vec::new();
+            // What cannot be unpacked is searched as it came.
+            let _damaged = io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(body), &mut plain);
+            self.keep(&plain);
+        }
+    }
+}
+
 /// A service on a port. Dropping it frees the port and ends every connection.
 pub struct Server {
     address: SocketAddr,
@@ -53,6 +83,7 @@ pub struct Server {
     serving: Mutex<Option<JoinHandle<()>>>,
     service: Arc<dyn Service>,
     config: Option<Arc<ServerConfig>>,
+    heard: Arc<Heard>,
 }
 
 impl Server {
@@ -67,6 +98,7 @@ impl Server {
             serving: Mutex::new(None),
             service,
             config,
+            heard: Arc::default(),
         };
         server.comes_back();
         server
@@ -82,6 +114,16 @@ impl Server {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on all that clients say is kept.
+    pub fn listens_in(&self) {
+        self.heard.listens.store(true, Ordering::SeqCst);
+    }
+
+    /// All that they have said since.
+    pub fn heard(&self) -> Vec<u8> {
+        self.heard.bytes.lock().expect("never poisoned").clone()
     }
 
     /// Ends every connection and refuses new ones, until [`Server::comes_back`].
@@ -103,6 +145,7 @@ impl Server {
             Arc::clone(&self.held),
             Arc::clone(&self.service),
             self.config.clone(),
+            Arc::clone(&self.heard),
         );
         *self.serving.lock().expect("never poisoned") = Some(tokio::spawn(accept));
     }
@@ -129,6 +172,7 @@ async fn accept(
     held: Arc<Mutex<Option<TcpSocket>>>,
     service: Arc<dyn Service>,
     config: Option<Arc<ServerConfig>>,
+    heard: Arc<Heard>,
 ) {
     let address = listener.local_addr().expect("a listener has an address");
     let mut connections = tokio::task::JoinSet::new();
@@ -138,7 +182,7 @@ async fn accept(
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept() => {
                 let Ok((tcp, _)) = accepted else { continue };
-                connections.spawn(connection(tcp, Arc::clone(&service), config.clone()));
+                connections.spawn(connection(tcp, Arc::clone(&service), config.clone(), Arc::clone(&heard)));
             }
         }
     }
@@ -148,40 +192,49 @@ async fn accept(
     *held.lock().expect("never poisoned") = Some(socket);
 }
 
-async fn connection(tcp: TcpStream, service: Arc<dyn Service>, config: Option<Arc<ServerConfig>>) {
+async fn connection(
+    tcp: TcpStream,
+    service: Arc<dyn Service>,
+    config: Option<Arc<ServerConfig>>,
+    heard: Arc<Heard>,
+) {
     if tcp.set_nodelay(true).is_err() {
         return;
     }
     let reset = Arc::new(AtomicBool::new(false));
     let wire = Wire { tcp, reset: Arc::clone(&reset) };
     match config {
-        None => serve(TokioIo::new(wire), service, reset).await,
+        None => serve(Overheard { inner: wire, heard }, service, reset).await,
         Some(config) => {
             if let Ok(wire) = TlsAcceptor::from(config).accept(wire).await {
-                serve(TokioIo::new(wire), service, reset).await;
+                serve(Overheard { inner: wire, heard }, service, reset).await;
             }
         }
     }
 }
 
-async fn serve<I>(io: I, service: Arc<dyn Service>, reset: Arc<AtomicBool>)
+async fn serve<I>(io: Overheard<I>, service: Arc<dyn Service>, reset: Arc<AtomicBool>)
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let heard = Arc::clone(&io.heard);
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (service, reset) = (Arc::clone(&service), Arc::clone(&reset));
-        async move { answer(request, service, &reset).await }
+        let (service, reset, heard) = (Arc::clone(&service), Arc::clone(&reset), Arc::clone(&heard));
+        async move { answer(request, service, &reset, &heard).await }
     });
     // A client that goes away is no fault of the world; whether its request counted stands in the ledger. The `Date` header is
     // the services' own, because their clock may be a simulated one.
-    let _ended =
-        hyper::server::conn::http1::Builder::new().auto_date_header(false).serve_connection(io, answer).await;
+    let _ended = hyper::server::conn::http1::Builder::new()
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), answer)
+        .await;
 }
 
 async fn answer(
     request: Request<Incoming>,
     service: Arc<dyn Service>,
     reset: &Arc<AtomicBool>,
+    heard: &Heard,
 ) -> Result<Response<Travelling>, Ended> {
     let (head, body) = request.into_parts();
     if let Some(cut) = service.hangs_up_while_receiving(&head) {
@@ -189,6 +242,7 @@ async fn answer(
         return Err(Ended);
     }
     let body = axum::body::to_bytes(Body::new(body), BODY_MAX).await.map_err(|_| Ended)?;
+    heard.keep_unpacked(&body);
     let verdict = service.handle(Request::from_parts(head, body)).await;
     if !verdict.delay.is_zero() {
         tokio::time::sleep(verdict.delay).await;
@@ -288,6 +342,37 @@ impl hyper::body::Body for Travelling {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.whole - self.sent as u64)
+    }
+}
+
+/// A stream whose reader is listened to.
+struct Overheard<I> {
+    inner: I,
+    heard: Arc<Heard>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Overheard<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.heard.keep(&buf.filled()[before..]);
+        read
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Overheard<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 

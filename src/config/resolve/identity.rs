@@ -250,13 +250,14 @@ impl Reader<'_> {
         };
         let found = if variable("AZURE_CLIENT_SECRET").is_some() {
             let secret = from_variable("AZURE_CLIENT_SECRET");
-            self.readable(&at("kind"), secret, |secret| secret.read().map(drop)).map(|secret| {
+            self.readable(&at("kind"), secret, false, |secret| secret.read().map(drop)).map(|secret| {
                 AzureIdentity::ClientSecret { tenant_id, client_id, secret, next_secret: None }
             })?
         } else if let Some(path) = variable("AZURE_CLIENT_CERTIFICATE_PATH") {
             let place = Place::File(self.surroundings.directory.join(path));
             let source = SecretSource { place, group_may_read: self.group_may_read };
-            let certificate = self.readable(&at("kind"), source, |source| source.read_bytes().map(drop))?;
+            let certificate =
+                self.readable(&at("kind"), source, false, |source| source.read_bytes().map(drop))?;
             let password = variable("AZURE_CLIENT_CERTIFICATE_PASSWORD")
                 .map(|_| from_variable("AZURE_CLIENT_CERTIFICATE_PASSWORD"));
             AzureIdentity::ClientCertificate { tenant_id, client_id, certificate, password, next: None }

@@ -14,7 +14,10 @@ use tokio::sync::OnceCell;
 use super::reader::client;
 
 pub const ACCESS_KEY: &str = "AKIATESTTESTTEST";
-pub const SECRET_KEY: &str = "test-secret-access-key-of-the-world";
+pub const SECRET_KEY: &str = "wD9xTq4LmZ7kRb2VnY8sHc5JfG1pUe6Ao3Xi0KtW";
+/// The same user's second key.
+pub const NEXT_ACCESS_KEY: &str = "AKIATESTTESTNEXT";
+pub const NEXT_SECRET_KEY: &str = "Zk3WqB8nXv5RtD1mLc7HyS9fJp2UgA6eTo4NiK0b";
 pub const REGION: &str = "us-east-1";
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -59,7 +62,8 @@ fn spawn(weed: &Path) -> SeaweedFs {
     let directory =
         tempfile::Builder::new().prefix("world-s3-").tempdir().expect("a directory can be made").keep();
     let config = serde_json::json!({"identities": [{"name": "tests",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY},
+            {"accessKey": NEXT_ACCESS_KEY, "secretKey": NEXT_SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]});
     std::fs::write(directory.join("s3.json"), config.to_string()).expect("the directory can be written");
     let log = directory.join("weed.log");
