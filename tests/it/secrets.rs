@@ -538,7 +538,7 @@ impl Stage {
             instead(format!("token = {{ file = \"{token}\" }}")),
             instead(format!("token = {{ env = \"{token}\" }}")),
             instead(format!("token = {{ value = \"{token}\" }}")),
-            instead(format!("{token}")),
+            instead(token.clone()),
             good.replacen("proxy = \"http://", &format!("proxy = \"http://{USER}:{password}@"), 1),
             good.replacen("api_url = \"https://", &format!("api_url = \"https://{USER}:{token}@"), 1),
             format!("{good}[source]\ntoken = \"{token}\"\n"),
@@ -546,6 +546,8 @@ impl Stage {
         ];
         for (number, text) in broken.into_iter().enumerate() {
             assert_ne!(text, good, "case {number}");
+            let in_a_place =
+                ["file", "env"].iter().any(|place| text.contains(&format!("{place} = \"{token}\"")));
             std::fs::write(&place, text).expect("it can be written");
             let before = self.daemon().log().matches(REFUSED).count();
             self.daemon().signal("HUP");
@@ -554,8 +556,12 @@ impl Stage {
             })
             .await;
             self.tell().await;
-            for arguments in [&["check", "--offline"][..], &["config", "show"], &["status"]] {
+            for arguments in [&["check", "--offline"][..], &["status"]] {
                 self.command(arguments, &[]).await;
+            }
+            // It is asked what is written as the place of a secret, and says that, whatever it is.
+            if !in_a_place {
+                self.command(&["config", "show"], &[]).await;
             }
         }
         std::fs::write(&place, &good).expect("it can be written");

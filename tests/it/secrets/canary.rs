@@ -141,7 +141,7 @@ fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
             // Without the characters that its neighbours have a share in.
             let encoded = engine.encode([&b"xx"[..before], bytes].concat());
             let until = (before + bytes.len()) / 3 * 4;
-            all.insert(encoded[if before == 0 { 0 } else { 4 }..until].as_bytes().to_vec());
+            all.insert(encoded.as_bytes()[if before == 0 { 0 } else { 4 }..until].to_vec());
         }
     }
     all.into_iter().collect()
