@@ -26,7 +26,10 @@ use crate::event::OrgId;
 use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::org::{self, Shared};
+use crate::problem::{PauseReason, Problem};
+use crate::pulumi::environment::Freshness;
 use crate::report::Reports;
+use crate::secret::{Place, SecretError};
 use crate::trial::{How, Outcome, Trial};
 
 /// Orgs that are tried at the same time.
@@ -104,6 +107,10 @@ async fn of_destination(
     dates: &Dates,
     how: &How,
 ) -> Vec<Trial> {
+    let secrets = of_secrets(org, name, shared).await;
+    if secrets.iter().any(Trial::ends) {
+        return secrets;
+    }
     let report = shared.reports.org(org);
     let mut trials = match org::destination(org, name, shared, &report, Vec::new()) {
         Ok(mut destination) => destination.check(how).await,
@@ -113,6 +120,32 @@ async fn of_destination(
         && name == DestinationName::Sentinel
     {
         trials.extend(dates.trial(&[&sentinel.authority, &sentinel.endpoint]));
+    }
+    secrets.into_iter().chain(trials).collect()
+}
+
+/// Whether the secrets of a destination that lie in ESC environments can be had. Opens each environment once.
+async fn of_secrets(org: &OrgSettings, name: DestinationName, shared: &Shared) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for secret in org.secrets_of(name) {
+        let Place::Esc(place) = &secret.place else { continue };
+        let outcome = match shared.environments.read_bytes(secret, Freshness::Kept).await {
+            Ok(_) => Outcome::Ok(format!("{place} can be read")),
+            Err(SecretError::Unavailable { cause, wait: Some(wait), .. }) => {
+                Outcome::throttled(&format!("{place}: {cause}"), Some(wait))
+            }
+            Err(SecretError::Unavailable { cause, .. }) => Outcome::unreachable(format!("{place}: {cause}")),
+            Err(SecretError::Withheld { cause, remedy, .. }) => {
+                let cause = format!("{place}: {cause}");
+                Outcome::Failed(Problem { reason: PauseReason::Credentials, cause, remedy })
+            }
+            Err(error) => Outcome::Failed(Problem {
+                reason: PauseReason::Credentials,
+                cause: error.to_string(),
+                remedy: "correct the value in the environment".into(),
+            }),
+        };
+        trials.push(Trial::new("secret", outcome));
     }
     trials
 }

@@ -77,6 +77,18 @@ impl OrgSettings {
         names
     }
 
+    /// The secrets of ours that a destination needs.
+    pub fn secrets_of(&self, name: DestinationName) -> Vec<&SecretSource> {
+        match (name, &self.sentinel, &self.s3) {
+            (DestinationName::Sentinel, Some(sentinel), _) => sentinel.identity.secrets(),
+            (DestinationName::S3, _, Some(s3)) => match &s3.credentials {
+                S3Credentials::Static { secret_access_key, .. } => vec![secret_access_key],
+                S3Credentials::Default | S3Credentials::Profile(_) => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
     /// How chunks are compressed. A destination configured later gets the older chunks as they are: larger, and no less right.
     pub fn packing(&self) -> Packing {
         if self.s3.is_some() || self.file.is_some() { Packing::Stored } else { Packing::Passing }
@@ -102,8 +114,71 @@ pub struct SourceSettings {
     pub requests_per_second: f64,
     pub host_requests_per_second: f64,
     pub ca_file: Option<PathBuf>,
-    pub token: SecretSource,
-    pub next_token: Option<SecretSource>,
+    pub credentials: SourceCredentials,
+}
+
+impl SourceSettings {
+    pub fn access(&self) -> SourceAccess {
+        let SourceSettings { api_url, ca_file, credentials, .. } = self;
+        SourceAccess { api_url: api_url.clone(), ca_file: ca_file.clone(), credentials: credentials.clone() }
+    }
+}
+
+/// Who the daemon is for Pulumi.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SourceCredentials {
+    Stored { token: SecretSource, next_token: Option<SecretSource> },
+    Exchanged(Oidc),
+}
+
+impl SourceCredentials {
+    /// The secrets of ours among them.
+    pub fn secrets(&self) -> Vec<&SecretSource> {
+        match self {
+            SourceCredentials::Stored { token, next_token } => {
+                std::iter::once(token).chain(next_token).collect()
+            }
+            SourceCredentials::Exchanged(_) => Vec::new(),
+        }
+    }
+}
+
+/// A token of the platform, and what it is exchanged for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Oidc {
+    /// Pulumi's name of the organization at which it is exchanged.
+    pub organization: String,
+    pub subject_token_file: PathBuf,
+    pub token_type: TokenType,
+    /// Fits the type.
+    pub scope: String,
+    /// `None`: Pulumi's default.
+    pub expiration: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenType {
+    Organization,
+    Team,
+    Personal,
+}
+
+impl TokenType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TokenType::Organization => "organization",
+            TokenType::Team => "team",
+            TokenType::Personal => "personal",
+        }
+    }
+}
+
+/// Where a Pulumi service is, and who the daemon is there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SourceAccess {
+    pub api_url: String,
+    pub ca_file: Option<PathBuf>,
+    pub credentials: SourceCredentials,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +253,23 @@ pub enum AzureIdentity {
     ManagedOrCli {
         id: ManagedId,
     },
+}
+
+impl AzureIdentity {
+    /// What proves it, where that is a secret of ours.
+    fn secrets(&self) -> Vec<&SecretSource> {
+        match self {
+            AzureIdentity::ClientSecret { secret, .. } => vec![secret],
+            AzureIdentity::ClientCertificate { certificate, password, .. } => {
+                std::iter::once(certificate).chain(password).collect()
+            }
+            AzureIdentity::Found(identity) => identity.secrets(),
+            AzureIdentity::WorkloadIdentity { .. }
+            | AzureIdentity::ManagedIdentity { .. }
+            | AzureIdentity::AzureCli { .. }
+            | AzureIdentity::ManagedOrCli { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Who answers for managed identities.

@@ -380,10 +380,10 @@ impl Store for Bucket {
         let S3Credentials::Static { secret_access_key, .. } = &self.settings.credentials else {
             return false;
         };
-        match (self.secret, secret_access_key.read()) {
-            (SecretSeen::Value(used), Ok(now)) => now.fingerprint() != used,
-            (SecretSeen::Unreadable, now) => now.is_ok(),
-            (SecretSeen::Nothing, _) | (_, Err(_)) => false,
+        match (self.secret, self.connections.seen(secret_access_key)) {
+            (SecretSeen::Value(used), Some(now)) => now != used,
+            (SecretSeen::Unreadable, now) => now.is_some(),
+            (SecretSeen::Nothing, _) | (_, None) => false,
         }
     }
 

@@ -14,7 +14,8 @@ pub enum Slot {
 /// The tokens of one org.
 #[derive(Debug)]
 pub struct Tokens {
-    token: SecretSource,
+    /// `None` where there are no stored tokens at all.
+    token: Option<SecretSource>,
     next_token: Option<SecretSource>,
     current: Option<(Slot, Secret)>,
     /// The one to begin with when none is in use.
@@ -24,7 +25,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    pub fn new(token: SecretSource, next_token: Option<SecretSource>) -> Tokens {
+    pub fn new(token: Option<SecretSource>, next_token: Option<SecretSource>) -> Tokens {
         Tokens { token, next_token, current: None, turn: Slot::Token, refused: None }
     }
 
@@ -37,9 +38,10 @@ impl Tokens {
             return Ok(secret.clone());
         }
         let slot = self.first();
-        let secret = match (slot, &self.next_token) {
-            (Slot::NextToken, Some(next)) => next.read()?,
-            _ => self.token.read()?,
+        let secret = match (slot, &self.next_token, &self.token) {
+            (Slot::NextToken, Some(next), _) => next.read()?,
+            (_, _, Some(token)) => token.read()?,
+            (_, _, None) => return Err(SecretError::Empty { place: "`token` of [source]".into() }),
         };
         self.current = Some((slot, secret.clone()));
         Ok(secret)
@@ -63,7 +65,7 @@ impl Tokens {
     pub fn other(&mut self) -> Option<Secret> {
         let refused = self.current.take();
         let was = refused.as_ref().map(|(_, secret)| secret.fingerprint());
-        let sources = [(Slot::Token, Some(&self.token)), (Slot::NextToken, self.next_token.as_ref())];
+        let sources = [(Slot::Token, self.token.as_ref()), (Slot::NextToken, self.next_token.as_ref())];
         for (slot, source) in sources {
             let Some(secret) = source.and_then(|source| source.read().ok()) else { continue };
             if Some(secret.fingerprint()) != was {
@@ -99,15 +101,13 @@ impl Tokens {
 
     /// Where the tokens are, for remedies.
     pub fn places(&self) -> String {
-        match &self.next_token {
-            Some(next) => format!("{} and {}", self.token.place, next.place),
-            None => self.token.place.to_string(),
-        }
+        let places = [&self.token, &self.next_token].into_iter().flatten();
+        places.map(|source| source.place.to_string()).collect::<Vec<_>>().join(" and ")
     }
 
     fn fingerprints(&self) -> [Option<Fingerprint>; 2] {
         let read = |source: &SecretSource| source.read().ok().map(|secret| secret.fingerprint());
-        [read(&self.token), self.next_token.as_ref().and_then(read)]
+        [self.token.as_ref().and_then(read), self.next_token.as_ref().and_then(read)]
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
     fn a_replaced_file_is_tried_after_a_refusal() {
         let folder = tempfile::tempdir().unwrap();
         let source = write(&folder.path().join("token"), "one\n");
-        let mut tokens = Tokens::new(source, None);
+        let mut tokens = Tokens::new(Some(source), None);
         assert_eq!(tokens.current().unwrap().expose(), "one");
         write(&folder.path().join("token"), "two\n");
         assert_eq!(tokens.current().unwrap().expose(), "one", "the old one is used while it is accepted");
@@ -143,7 +143,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let token = write(&folder.path().join("token"), "one");
         let next = write(&folder.path().join("next"), "two");
-        let mut tokens = Tokens::new(token, Some(next));
+        let mut tokens = Tokens::new(Some(token), Some(next));
         assert_eq!(tokens.current().unwrap().expose(), "one");
         tokens.forbidden();
         assert!(!tokens.changed());
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_token_alone_is_read_anew_after_it_was_forbidden() {
         let folder = tempfile::tempdir().unwrap();
-        let mut tokens = Tokens::new(write(&folder.path().join("token"), "one"), None);
+        let mut tokens = Tokens::new(Some(write(&folder.path().join("token"), "one")), None);
         tokens.current().unwrap();
         tokens.forbidden();
         write(&folder.path().join("token"), "two");
@@ -172,7 +172,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let token = write(&folder.path().join("token"), "one");
         let next = write(&folder.path().join("next"), "two");
-        let mut tokens = Tokens::new(token, Some(next));
+        let mut tokens = Tokens::new(Some(token), Some(next));
         tokens.current().unwrap();
         assert_eq!(tokens.other().unwrap().expose(), "two");
         assert_eq!(tokens.slot(), Some(Slot::NextToken));

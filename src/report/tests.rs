@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::*;
 use crate::config::settings::{
     AzureIdentity, Columns, FileSettings, S3Checksums, S3Credentials, S3Settings, SentinelSettings,
-    SourceSettings, Start,
+    SourceCredentials, SourceSettings, Start,
 };
 use crate::journal::Outstanding;
 use crate::problem::{PauseReason, Problem, WaitReason};
@@ -34,8 +34,7 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
             requests_per_second: 2.0,
             host_requests_per_second: 10.0,
             ca_file: None,
-            token: secret(),
-            next_token: None,
+            credentials: SourceCredentials::Stored { token: secret(), next_token: None },
         },
         sentinel: has(DestinationName::Sentinel).then(|| SentinelSettings {
             endpoint: "https://127.0.0.1:1".into(),

@@ -30,7 +30,8 @@ use super::http;
 use crate::config::settings::{S3Checksums, S3Credentials, S3Role, S3Settings};
 use crate::http::Clients;
 use crate::problem::{PauseReason, Problem};
-use crate::secret::{Fingerprint, Place};
+use crate::pulumi::environment::{Environments, Freshness};
+use crate::secret::{Fingerprint, Place, SecretError, SecretSource};
 
 /// The region a request is signed for where the store has none of its own.
 const REGION_OF_OTHER_STORES: &str = "us-east-1";
@@ -69,6 +70,7 @@ pub struct Connections(Arc<Shared>);
 struct Shared {
     deadlines: Deadlines,
     clients: Arc<Clients>,
+    environments: Environments,
     http: Mutex<HashMap<Option<PathBuf>, SharedHttpClient>>,
     /// No more than there are differing settings.
     stores: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Option<Connected>>>>>,
@@ -142,8 +144,15 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    pub fn new(clients: Arc<Clients>) -> Connections {
-        Connections(Arc::new(Shared { clients, ..Shared::default() }))
+    pub fn new(clients: Arc<Clients>, environments: Environments) -> Connections {
+        Connections(Arc::new(Shared { clients, environments, ..Shared::default() }))
+    }
+
+    /// The same over real connections, for commands that share nothing.
+    pub fn connected() -> Connections {
+        let clients = Arc::new(Clients::default());
+        let environments = Environments::connected(&clients);
+        Connections::new(clients, environments)
     }
 
     /// With less patience.
@@ -187,18 +196,24 @@ impl Connections {
         // Held while one is made, so that the others wait for it rather than ask as well.
         let mut slot = slot.lock().await;
         let before = slot.as_ref().map_or(0, |connected| connected.made);
+        let freshness = if slot.is_some() { Freshness::Renewed } else { Freshness::Kept };
         match &*slot {
             Some(connected) if !connected.stale && refused != Some(connected.made()) => {
                 *seen = connected.secret;
                 Ok(connected.clone())
             }
             _ => {
-                let client = connect(settings, self, seen).await?;
+                let client = connect(settings, self, freshness, seen).await?;
                 let connected = Connected { client, secret: *seen, made: before + 1, stale: false };
                 *slot = Some(connected.clone());
                 Ok(connected)
             }
         }
+    }
+
+    /// What a configured secret is, as far as can be told without asking anybody.
+    pub(super) fn seen(&self, secret: &SecretSource) -> Option<Fingerprint> {
+        self.0.environments.seen(secret).map(|secret| secret.fingerprint())
     }
 
     /// The client that trusts the system's authorities and those in `ca_file`.
@@ -235,6 +250,7 @@ pub(super) enum SecretSeen {
 async fn connect(
     settings: &S3Settings,
     connections: &Connections,
+    freshness: Freshness,
     seen: &mut SecretSeen,
 ) -> Result<Client, Refused> {
     let http = connections
@@ -262,8 +278,13 @@ async fn connect(
         S3Credentials::Profile(profile) => loader = loader.profile_name(profile),
         S3Credentials::Static { access_key_id, secret_access_key } => {
             *seen = SecretSeen::Unreadable;
-            let secret = secret_access_key.read().map_err(|error| Refused {
-                meaning: Meaning::CredentialsMissing,
+            let read = connections.0.environments.read(secret_access_key, freshness).await;
+            let secret = read.map_err(|error| Refused {
+                meaning: match &error {
+                    SecretError::Unavailable { wait: Some(wait), .. } => Meaning::Throttled(Some(*wait)),
+                    SecretError::Unavailable { .. } => Meaning::Ambiguous,
+                    _ => Meaning::CredentialsMissing,
+                },
                 cause: error.to_string(),
             })?;
             *seen = SecretSeen::Value(secret.fingerprint());

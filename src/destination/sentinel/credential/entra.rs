@@ -34,7 +34,9 @@ use super::certificate::Certificate;
 use super::{Fetched, NoToken};
 use crate::clock::{Clock, Second};
 use crate::http::{Failure, Request, Response, Transport};
-use crate::secret::{Fingerprint, Secret, SecretBytes, SecretError, SecretSource, read_projected};
+use crate::problem::PauseReason;
+use crate::pulumi::environment::{Environments, Freshness};
+use crate::secret::{Fingerprint, Place, Secret, SecretBytes, SecretError, SecretSource, read_projected};
 
 /// For a whole exchange with the token service.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -52,6 +54,8 @@ pub(super) struct App {
     pub(super) client_id: String,
     pub(super) scope: String,
     pub(super) proof: Proof,
+    /// Where proofs are read that are not on this machine.
+    pub(super) environments: Environments,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) clock: Clock,
 }
@@ -75,14 +79,45 @@ enum Shown {
 }
 
 impl Proof {
-    fn read(&self) -> Result<Shown, SecretError> {
+    async fn read(&self, environments: &Environments, freshness: Freshness) -> Result<Shown, SecretError> {
         match self {
-            Proof::Secret(secret) => secret.read().map(Shown::Secret),
+            Proof::Secret(secret) => environments.read(secret, freshness).await.map(Shown::Secret),
             Proof::Certificate { certificate, password } => {
-                let password = password.as_ref().map(SecretSource::read).transpose()?;
-                Ok(Shown::Certificate(certificate.read_bytes()?, password))
+                let password = match password {
+                    Some(password) => Some(environments.read(password, freshness).await?),
+                    None => None,
+                };
+                let certificate = environments.read_bytes(certificate, freshness).await?;
+                Ok(Shown::Certificate(certificate, password))
             }
             Proof::Projected(path) => read_projected(path).map(Shown::Projected),
+        }
+    }
+
+    /// As it is known without asking anybody.
+    fn seen(&self, environments: &Environments) -> Option<Shown> {
+        match self {
+            Proof::Secret(secret) => environments.seen(secret).map(Shown::Secret),
+            Proof::Certificate { certificate, password } => {
+                let password = match password {
+                    Some(password) => Some(environments.seen(password)?),
+                    None => None,
+                };
+                Some(Shown::Certificate(environments.seen_bytes(certificate)?, password))
+            }
+            Proof::Projected(path) => read_projected(path).ok().map(Shown::Projected),
+        }
+    }
+
+    /// Whether what is read of it may be of an earlier time.
+    fn is_kept(&self) -> bool {
+        let is_kept = |source: &SecretSource| matches!(source.place, Place::Esc(_));
+        match self {
+            Proof::Secret(secret) => is_kept(secret),
+            Proof::Certificate { certificate, password } => {
+                is_kept(certificate) || password.as_ref().is_some_and(is_kept)
+            }
+            Proof::Projected(_) => false,
         }
     }
 }
@@ -113,15 +148,37 @@ impl App {
     }
 
     pub(super) fn secret(&self) -> Option<Fingerprint> {
-        self.proof.read().ok().map(|shown| shown.fingerprint())
+        self.proof.seen(&self.environments).map(|shown| shown.fingerprint())
     }
 
+    /// A proof that was read at an earlier time and is refused is read again, and shown where it has become another.
     pub(super) async fn fetch(&self) -> (Option<Fingerprint>, Fetched) {
-        let shown = match self.proof.read() {
+        let shown = match self.read(Freshness::Kept).await {
             Ok(shown) => shown,
-            Err(error) => return (None, Err(NoToken::refused(error.to_string(), self.put_proof()))),
+            Err(none) => return (None, Err(none)),
         };
-        (Some(shown.fingerprint()), self.exchange(shown).await)
+        let seen = shown.fingerprint();
+        let fetched = self.exchange(shown).await;
+        let is_refused =
+            matches!(&fetched, Err(NoToken::Refused(problem)) if problem.reason == PauseReason::Credentials);
+        if is_refused
+            && self.proof.is_kept()
+            && let Ok(again) = self.read(Freshness::Renewed).await
+            && again.fingerprint() != seen
+        {
+            return (Some(again.fingerprint()), self.exchange(again).await);
+        }
+        (Some(seen), fetched)
+    }
+
+    async fn read(&self, freshness: Freshness) -> Result<Shown, NoToken> {
+        self.proof.read(&self.environments, freshness).await.map_err(|error| match error {
+            SecretError::Unavailable { wait: Some(wait), .. } => {
+                NoToken::Throttled { wait: Some(wait), cause: error.to_string() }
+            }
+            SecretError::Unavailable { .. } => NoToken::Failed(error.to_string()),
+            error => NoToken::refused(error.to_string(), self.put_proof()),
+        })
     }
 
     async fn exchange(&self, shown: Shown) -> Fetched {
@@ -487,10 +544,8 @@ pub(crate) fn property(bytes: &[u8]) {
         tenant_id: "11111111-1111-1111-1111-111111111111".into(),
         client_id: "c".into(),
         scope: "https://monitor.azure.com/.default".into(),
-        proof: Proof::Secret(SecretSource {
-            place: crate::secret::Place::Env("ABSENT".into()),
-            group_may_read: false,
-        }),
+        proof: Proof::Secret(SecretSource { place: Place::Env("ABSENT".into()), group_may_read: false }),
+        environments: Environments::default(),
         transport: Arc::new(Canned(response)),
         clock: Clock::simulated(Second(1_795_256_100)),
     };

@@ -13,6 +13,7 @@ use super::{Fetched, NoToken};
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, ManagedHost, ManagedId, SentinelSettings};
 use crate::http::Transport;
+use crate::pulumi::environment::Environments;
 use crate::secret::Fingerprint;
 
 pub(super) enum Identity {
@@ -23,8 +24,13 @@ pub(super) enum Identity {
 }
 
 impl Identity {
-    pub(super) fn new(settings: &SentinelSettings, transport: Arc<dyn Transport>, clock: Clock) -> Identity {
-        Identity::of(&settings.identity, &Around { settings, transport, clock })
+    pub(super) fn new(
+        settings: &SentinelSettings,
+        transport: Arc<dyn Transport>,
+        environments: Environments,
+        clock: Clock,
+    ) -> Identity {
+        Identity::of(&settings.identity, &Around { settings, transport, environments, clock })
     }
 
     fn of(identity: &AzureIdentity, around: &Around<'_>) -> Identity {
@@ -89,6 +95,7 @@ impl Identity {
 struct Around<'a> {
     settings: &'a SentinelSettings,
     transport: Arc<dyn Transport>,
+    environments: Environments,
     clock: Clock,
 }
 
@@ -100,6 +107,7 @@ impl Around<'_> {
             client_id,
             scope: self.settings.scope.clone(),
             proof,
+            environments: self.environments.clone(),
             transport: Arc::clone(&self.transport),
             clock: self.clock.clone(),
         }
