@@ -37,8 +37,8 @@ pub type Property = fn(&[u8]);
 pub const PROPERTIES: &[(&str, Property)] = &[
     ("page", page),
     ("account", account),
-    ("exchange", crate::pulumi::wire::exchange::property),
-    ("environment", crate::pulumi::wire::environment::property),
+    ("exchange", crate::pulumi::exchange::property),
+    ("environment", crate::pulumi::environment::property),
     ("http_body", http_body),
     ("waits_and_dates", waits_and_dates),
     ("entra", crate::destination::sentinel::credential::entra_property),

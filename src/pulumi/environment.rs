@@ -167,13 +167,7 @@ impl Environments {
             transport,
             key,
             clock: clock.clone(),
-            state: Mutex::new(State {
-                values: None,
-                standing: None,
-                failures: 0,
-                first: 0,
-                used: Instant::now(),
-            }),
+            state: Mutex::new(State::new()),
             turn: tokio::sync::Mutex::default(),
         });
         known.push(Arc::clone(&environment));
@@ -430,6 +424,10 @@ impl Environment {
 }
 
 impl State {
+    fn new() -> State {
+        State { values: None, standing: None, failures: 0, first: 0, used: Instant::now() }
+    }
+
     /// What was read, where it will do.
     fn fit(&self, freshness: Freshness) -> Option<Arc<Values>> {
         let age_max = match freshness {
@@ -461,6 +459,40 @@ fn pause(error: &SourceError, failures: u32) -> Duration {
 pub fn parse_place(text: &str) -> Option<(EnvironmentName, PropertyPath)> {
     let (environment, path) = text.split_once('#')?;
     Some((EnvironmentName::parse(environment)?, PropertyPath::parse(path)?))
+}
+
+/// Any answer about an environment.
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::expect_used, reason = "a property: it panics where it does not hold")]
+pub(crate) fn property(bytes: &[u8]) {
+    use super::exchange::{Nobody, answers, assert_sound};
+    use crate::hostile::given::CANARY;
+
+    super::wire::environment::property(bytes);
+    let access = SourceAccess {
+        api_url: "https://api.example".into(),
+        ca_file: None,
+        credentials: SourceCredentials::Stored {
+            token: SecretSource { place: Place::Env("ABSENT".into()), group_may_read: false },
+            next_token: None,
+        },
+    };
+    let environment = Environment {
+        name: EnvironmentName::parse("acme/infra/siem").expect("a good name"),
+        access,
+        transport: Arc::new(Nobody),
+        key: Key::Stored(Vec::new()),
+        clock: Clock::simulated(crate::clock::Second(1_795_256_100)),
+        state: Mutex::new(State::new()),
+        turn: tokio::sync::Mutex::default(),
+    };
+    let token = Secret::new(CANARY.into());
+    for answer in answers(bytes) {
+        match environment.meaning(&answer, &token) {
+            Ok(()) => assert_eq!(answer.status, 200),
+            Err(error) => assert_sound(error),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,6 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// A refusal stands for so long, unless the platform's token is replaced. Less than what its askers wait, so that each of their
 /// tries may be one.
 const REFUSED_PAUSE: Duration = Duration::from_secs(55);
-
 /// Tokens that are refused lead to one exchange in this time.
 const REJECTED_PAUSE: Duration = Duration::from_secs(300);
 
@@ -96,6 +95,8 @@ struct State {
     /// In a row.
     failures: u32,
     refreshing: bool,
+    /// The token may do too little for somebody.
+    retired: bool,
     /// When a token was last taken out of use because it was refused.
     rejected: Option<Instant>,
     exchanged: u64,
@@ -127,30 +128,36 @@ impl Exchange {
     /// # Errors
     /// When there is none and none could be had, or it is not yet time to ask again.
     pub async fn token(self: &Arc<Self>) -> Result<Arc<Token>, SourceError> {
-        if let Some(token) = self.alive() {
+        if let Some(token) = self.good() {
             return Ok(token);
         }
         let _turn = self.turn.lock().await;
         let subject = self.subject();
-        {
+        let standing = {
             let state = self.state();
-            if let Some(token) = state.alive() {
+            if let Some(token) = state.good() {
                 return Ok(token);
             }
             // Also what another has met while this one waited for its turn.
             let stands =
                 |standing: &&Standing| Instant::now() < standing.until && standing.subject == subject;
-            if let Some(standing) = state.standing.as_ref().filter(stands) {
-                return Err(standing.error.clone());
-            }
-        }
-        self.exchange().await
+            state.standing.as_ref().filter(stands).map(|standing| standing.error.clone())
+        };
+        let error = match standing {
+            Some(error) => error,
+            None => match self.exchange().await {
+                Ok(token) => return Ok(token),
+                Err(error) => error,
+            },
+        };
+        // One that may do too little may still do something.
+        self.state().alive().ok_or(error)
     }
 
     /// The token that is alive; when it is time for the next one, that is fetched meanwhile.
-    fn alive(self: &Arc<Self>) -> Option<Arc<Token>> {
+    fn good(self: &Arc<Self>) -> Option<Arc<Token>> {
         let mut state = self.state();
-        let token = state.alive()?;
+        let token = state.good()?;
         let now = Instant::now();
         let waits = state.standing.as_ref().is_some_and(|standing| now < standing.until);
         if token.refresh <= now && !waits && !state.refreshing {
@@ -187,13 +194,11 @@ impl Exchange {
         true
     }
 
-    /// Takes a token out of use that may not do what it is for: what it may was decided when it was issued, so that the next try,
-    /// whenever that is, needs another.
+    /// A token may not do what somebody wanted: what it may was decided when it was issued, so that the next try, whenever that is,
+    /// needs another. Where none can be had, this one is used on.
     pub fn retire(&self, token: &Arc<Token>) {
         let mut state = self.state();
-        if state.is_present(token) {
-            state.token = None;
-        }
+        state.retired |= state.is_present(token);
     }
 
     /// Whether there is more to hope for than when somebody went away with this lack.
@@ -249,6 +254,7 @@ impl Exchange {
                 let (refresh, expires) = (begun + life.mul_f64(0.75), begun + life);
                 let token = Arc::new(Token { secret, refresh, expires });
                 state.token = Some(Arc::clone(&token));
+                state.retired = false;
                 state.standing = None;
                 state.failures = 0;
                 state.exchanged += 1;
@@ -351,6 +357,11 @@ impl State {
         self.token.as_ref().filter(|token| Instant::now() < token.expires).cloned()
     }
 
+    /// Alive, and nobody wants another.
+    fn good(&self) -> Option<Arc<Token>> {
+        self.alive().filter(|_| !self.retired)
+    }
+
     fn is_present(&self, token: &Arc<Token>) -> bool {
         self.token.as_ref().is_some_and(|present| Arc::ptr_eq(present, token))
     }
@@ -419,6 +430,78 @@ pub(super) fn unusable(error: &ClientError) -> SourceError {
     SourceError::Configuration {
         cause: error.to_string(),
         remedy: "correct `ca_file` of [source]; it is read again by itself".into(),
+    }
+}
+
+/// Answers with the same bytes under every status that means something, for properties.
+#[cfg(any(test, fuzzing))]
+pub(super) fn answers(bytes: &[u8]) -> impl Iterator<Item = Response> {
+    const STATUSES: [u16; 12] = [200, 201, 302, 400, 401, 403, 404, 408, 418, 429, 500, 503];
+    let mut headers = HeaderMap::new();
+    // What stands on the first line, as far as a header takes it.
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if let Ok(value) = HeaderValue::from_bytes(line) {
+        headers.insert("retry-after", value);
+    }
+    let body = Bytes::copy_from_slice(bytes);
+    STATUSES.into_iter().map(move |status| Response { status, headers: headers.clone(), body: body.clone() })
+}
+
+/// Whatever was answered: a reason that can be printed, and waits that end.
+#[cfg(any(test, fuzzing))]
+pub(super) fn assert_sound(error: SourceError) {
+    use crate::hostile::given::assert_fit_to_print;
+
+    assert_fit_to_print(&error.to_string());
+    match error {
+        SourceError::Throttled { wait } => {
+            assert!(wait.is_none_or(|wait| !wait.is_zero() && wait <= retry::RETRY_AFTER_MAX));
+        }
+        SourceError::Credentials { remedy, .. }
+        | SourceError::Permission { remedy, .. }
+        | SourceError::Configuration { remedy, .. }
+        | SourceError::BadRequest { remedy, .. } => assert_fit_to_print(&remedy),
+        SourceError::TooHeavy(_) | SourceError::Transient(_) => {}
+    }
+}
+
+/// A transport for properties: what is asked of it is beside the point.
+#[cfg(any(test, fuzzing))]
+pub(super) struct Nobody;
+
+#[cfg(any(test, fuzzing))]
+#[async_trait::async_trait]
+impl Transport for Nobody {
+    async fn send(&self, _: Request) -> Result<Response, Failure> {
+        Err(Failure::Connection("nobody is there".into()))
+    }
+}
+
+/// Any answer to an exchange.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn property(bytes: &[u8]) {
+    use crate::hostile::given::CANARY;
+
+    super::wire::exchange::property(bytes);
+    let oidc = Oidc {
+        organization: "acme".into(),
+        subject_token_file: "/nowhere".into(),
+        token_type: TokenType::Organization,
+        scope: String::new(),
+        expiration: None,
+    };
+    let now = Second(1_795_256_100);
+    let exchange = Exchange::new("https://api.example", &oidc, Arc::new(Nobody), Clock::simulated(now));
+    let subject = Secret::new(CANARY.into());
+    for answer in answers(bytes) {
+        let status = answer.status;
+        match exchange.meaning(&answer, &subject, now) {
+            Ok((token, life)) => {
+                assert!(status == 200 && !token.expose().is_empty());
+                assert!(Instant::now().checked_add(life).is_some());
+            }
+            Err(error) => assert_sound(error),
+        }
     }
 }
 

@@ -164,7 +164,7 @@ async fn many_ask_and_one_exchange_is_made_also_when_it_fails() {
         assert_eq!(task.await.unwrap().unwrap(), "pul-1");
     }
     assert_eq!(bench.asked(), 1);
-    bench.exchange.retire(&bench.exchange.token().await.unwrap());
+    assert!(bench.exchange.reject(&bench.exchange.token().await.unwrap()));
     bench.will_answer(400, DENIED);
     let tasks: Vec<_> = (0..50).map(|_| ask()).collect();
     for task in tasks {
@@ -231,6 +231,24 @@ async fn a_refused_token_leads_to_one_exchange_in_five_minutes_and_stays_in_use_
     assert_eq!(bench.token().await.unwrap(), "pul-3");
     std::fs::write(bench.subject.path(), "subject-2").unwrap();
     assert!(bench.exchange.has_changed(trust));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_may_too_little_is_replaced_at_the_next_try_where_that_can_be() {
+    let bench = bench();
+    let old = bench.exchange.token().await.unwrap();
+    bench.exchange.retire(&old);
+    *bench.service.down.lock().unwrap() = true;
+    for _ in 0..10 {
+        assert_eq!(bench.token().await.unwrap(), "pul-1", "better than none");
+    }
+    assert_eq!(bench.asked(), 2);
+    *bench.service.down.lock().unwrap() = false;
+    pass(2).await;
+    assert_eq!(bench.token().await.unwrap(), "pul-3");
+    bench.exchange.retire(&old);
+    assert_eq!(bench.token().await.unwrap(), "pul-3", "one that was replaced is not retired");
+    assert_eq!(bench.asked(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -265,7 +265,7 @@ impl Step {
 /// Any answer about an environment, and any text for a path: what is read stands in the answer, and no message shows it.
 #[cfg(any(test, fuzzing))]
 #[expect(clippy::expect_used, reason = "a property: it panics where it does not hold")]
-pub(crate) fn property(bytes: &[u8]) {
+pub(in crate::pulumi) fn property(bytes: &[u8]) {
     use crate::hostile::given::{CANARY, assert_fit_to_print};
 
     if let Some(complaint) = complaint(bytes, CANARY) {

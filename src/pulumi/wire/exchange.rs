@@ -129,7 +129,7 @@ impl Denial {
 
 /// Any answer to an exchange: a token that a header can carry and a life that can be added, or words fit to print.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn property(bytes: &[u8]) {
+pub(in crate::pulumi) fn property(bytes: &[u8]) {
     use crate::hostile::given::{CANARY, assert_fit_to_print};
 
     let subject = format!("{CANARY}.{CANARY}.signature-of-the-canary");
