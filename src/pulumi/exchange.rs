@@ -402,7 +402,9 @@ pub(super) fn redirected(api_url: &str, cause: &str) -> SourceError {
 /// The exchanges in use, and those whose tokens are still good: an org that is started again does not need another. Clones share
 /// them.
 #[derive(Clone, Default)]
-pub struct Exchanges(Arc<Mutex<Vec<(SourceAccess, Arc<Exchange>)>>>);
+pub struct Exchanges(Arc<Mutex<Known>>);
+
+type Known = Vec<(SourceAccess, Arc<Exchange>)>;
 
 impl Exchanges {
     /// The exchange of `oidc` at the service of `access`, made over `transport` where there is none yet.

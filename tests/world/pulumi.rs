@@ -206,7 +206,7 @@ impl Pulumi {
                 let asked = oauth::Asked::read(head, body);
                 let name = asked.org();
                 let Some(org) = orgs.get_mut(&name) else {
-                    let response = oauth::refusal("invalid_grant", "unknown organization");
+                    let response = oauth::refusal(("invalid_grant", "unknown organization"));
                     return Verdict::answer(dated(response, &DateHeader::Present, now));
                 };
                 let fault = org.exchange_faults.strike(|(), _| true);
@@ -216,7 +216,7 @@ impl Pulumi {
                 let response = match happens {
                     false => problem(500, "never sent"),
                     true => match org.exchange(&asked, now, chance) {
-                        Err(response) => response,
+                        Err(refusal) => oauth::refusal(refusal),
                         Ok((response, token)) => {
                             org.tokens.push(token.clone());
                             if matches!(token.owner, Owner::Person(_)) {

@@ -95,32 +95,25 @@ impl Reader<'_> {
 
     fn oidc_scope(&mut self, token_type: TokenType, value: Option<&str>) -> Option<String> {
         let key = &at("scope");
-        let begins_with = |prefix: &'static str| {
-            move |scope: &str| {
-                scope.strip_prefix(prefix).is_some_and(|name| {
-                    !name.is_empty()
-                        && name.len() <= SCOPE_BYTES_MAX
-                        && !name.contains(|c: char| c.is_whitespace() || c.is_control())
-                })
-            }
+        let scope = value.unwrap_or_default();
+        let is_named = |prefix: &str| {
+            scope.strip_prefix(prefix).is_some_and(|name| {
+                !name.is_empty()
+                    && name.len() <= SCOPE_BYTES_MAX
+                    && !name.contains(|c: char| c.is_whitespace() || c.is_control())
+            })
         };
-        let (fits, remedy): (Box<dyn Fn(&str) -> bool>, _) = match token_type {
-            TokenType::Organization => (
-                Box::new(|scope| matches!(scope, "" | "admin")),
-                "an organization's token takes no scope, or admin",
-            ),
-            TokenType::Team => {
-                (Box::new(begins_with("team:")), "a team's token takes team: and the team's name")
+        let (fits, remedy) = match token_type {
+            TokenType::Organization => {
+                (matches!(scope, "" | "admin"), "an organization's token takes no scope, or admin")
             }
-            TokenType::Personal => {
-                (Box::new(begins_with("user:")), "a personal token takes user: and the login")
-            }
+            TokenType::Team => (is_named("team:"), "a team's token takes team: and the team's name"),
+            TokenType::Personal => (is_named("user:"), "a personal token takes user: and the login"),
         };
-        if value.is_none() && (self.view.found_wrong(key) || token_type != TokenType::Organization) {
+        if value.is_none() && (self.view.found_wrong(key) || !fits) {
             return required(self.view, key, None, remedy);
         }
-        let scope = value.unwrap_or_default();
-        if !fits(scope) {
+        if !fits {
             self.view.refuse(key, remedy);
             return None;
         }

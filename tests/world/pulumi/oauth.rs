@@ -101,7 +101,10 @@ impl Asked {
     }
 }
 
-pub(super) fn refusal(error: &str, description: &str) -> Response<Bytes> {
+/// OAuth's word for it, and the service's own.
+type Refusal = (&'static str, &'static str);
+
+pub(super) fn refusal((error, description): Refusal) -> Response<Bytes> {
     let body = json!({"error": error, "error_description": description});
     respond(400, "application/json", body.to_string())
 }
@@ -113,20 +116,20 @@ impl Org {
         asked: &Asked,
         now: i64,
         chance: &mut Chance,
-    ) -> Result<(Response<Bytes>, Token), Response<Bytes>> {
+    ) -> Result<(Response<Bytes>, Token), Refusal> {
         if asked.field("grant_type") != "urn:ietf:params:oauth:grant-type:token-exchange" {
-            return Err(refusal("unsupported_grant_type", "the grant type is not supported"));
+            return Err(("unsupported_grant_type", "the grant type is not supported"));
         }
         if asked.field("subject_token_type") != "urn:ietf:params:oauth:token-type:id_token" {
-            return Err(refusal("invalid_request", "subject_token_type must be an id token"));
+            return Err(("invalid_request", "subject_token_type must be an id token"));
         }
         let subject_token = asked.field("subject_token").to_owned();
         let known = |issuer: &&Issuer| issuer.issued.iter().any(|(token, _)| *token == subject_token);
         let Some(issuer) = self.issuers.iter().find(known) else {
-            return Err(refusal("invalid_grant", "the issuer is not registered with this organization"));
+            return Err(("invalid_grant", "the issuer is not registered with this organization"));
         };
         if issuer.issued.iter().any(|(token, until)| *token == subject_token && *until <= now) {
-            return Err(refusal("invalid_grant", "token is expired"));
+            return Err(("invalid_grant", "token is expired"));
         }
         let claims = URL_SAFE_NO_PAD.decode(subject_token.split('.').nth(1).unwrap_or_default());
         let claims: Value = serde_json::from_slice(&claims.unwrap_or_default()).unwrap_or_default();
@@ -135,13 +138,13 @@ impl Org {
             || asked.field("requested_token_type") != wanted
             || asked.field("scope") != issuer.scope
         {
-            return Err(refusal("invalid_grant", "no authorization policy allows this exchange"));
+            return Err(("invalid_grant", "no authorization policy allows this exchange"));
         }
         let expiration = match asked.field("expiration") {
             "" => 7_200,
             text => match text.parse::<i64>() {
                 Ok(seconds) if seconds > 0 => seconds,
-                _ => return Err(refusal("invalid_request", "expiration must be a number of seconds")),
+                _ => return Err(("invalid_request", "expiration must be a number of seconds")),
             },
         };
         let expires_in = expiration.min(issuer.max_expiration);
