@@ -160,6 +160,9 @@ pub struct Summary {
     pub instance: String,
     /// Version of the forwarder that wrote it.
     pub forwarder: String,
+    /// The newest line of the audit record then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<crate::audit::Head>,
 }
 
 /// Version of [`Claim`]'s format.
@@ -437,6 +440,7 @@ mod tests {
             checkpoints: BTreeMap::from([("s3".to_owned(), 12), ("sentinel".to_owned(), 11)]),
             instance: "00112233445566778899aabbccddeeff".to_owned(),
             forwarder: "0.1.0".to_owned(),
+            audit: None,
         }
     }
 

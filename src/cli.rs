@@ -4,6 +4,7 @@
 //! to do. A command decides nothing about delivery; it loads the configuration and calls what does.
 
 mod adopt;
+mod audit;
 mod check;
 mod config;
 mod coverage;
@@ -229,7 +230,8 @@ enum Command {
     /// Run the daemon: collect and deliver until told to stop
     ///
     /// SIGTERM and SIGINT let what is under way finish for at most 10 seconds; a second one ends at once. Either way, and after
-    /// a crash, the next start goes on where this one stood.
+    /// a crash, the next start goes on where this one stood. A changed configuration is put in force while it runs, and at once at
+    /// SIGHUP.
     Run(RunFlags),
 
     /// Check the configuration, then every credential and permission
@@ -254,6 +256,12 @@ enum Command {
     ///
     /// Reads the state directory, beside a running daemon or without one.
     Coverage(CoverageFlags),
+
+    /// Show who did what to this forwarder, and whether that record was changed
+    ///
+    /// Starts, stops, reloads, credentials that were exchanged, and decisions of people, oldest first, from `audit.jsonl` in the state
+    /// directory. Exit code 1 when a line does not follow the one before it.
+    Audit(AuditFlags),
 
     /// Show the rows that a destination refused for good, and decide about them
     ///
@@ -382,6 +390,18 @@ pub struct CoverageFlags {
     pub all: bool,
 
     /// Print one JSON object with every span
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `audit`.
+#[derive(Debug, Args)]
+pub struct AuditFlags {
+    /// Show every line; without it the newest 50
+    #[arg(long)]
+    pub all: bool,
+
+    /// Print the lines as they are stored, each a JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -598,6 +618,7 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
         Command::Status(flags) => status::status(&global, &flags, out),
         Command::Verify(flags) => verify::verify(&global, &flags, out),
         Command::Coverage(flags) => coverage::coverage(&global, &flags, out),
+        Command::Audit(flags) => audit::audit(&global, &flags, out),
         Command::Quarantine(command) => quarantine::quarantine(&global, &command, out),
         Command::Adopt(flags) => adopt::adopt(&global, &flags, out),
         Command::Config(ConfigCommand::Show) => config::show(&global, out),

@@ -12,11 +12,11 @@ pub mod sweep;
 pub mod tally;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::chunk::{Link, Summary};
 use crate::clock::{Clock, Second, Window, whole_seconds};
@@ -31,6 +31,8 @@ use crate::pulumi::budget::Urgency;
 use crate::pulumi::client::{Client, SourceError};
 use crate::report::{CoverageFigures, OrgReport};
 use crate::retry;
+use crate::rotation::Slot;
+use crate::stop::Stop;
 
 use difference::{Changed, Difference, New};
 use forbidden::{FORBIDDEN_PAUSE, Forbidden};
@@ -42,12 +44,21 @@ use sweep::{Limits, Reading, Step, Sweep};
 const CREDENTIALS_PAUSE: Duration = Duration::from_secs(60);
 /// How often a service that finds the request wrong is probed.
 const CONFIGURATION_PAUSE: Duration = Duration::from_secs(300);
+/// How often a way that somebody else may open again is tried: a handshake, no more.
+const BARRED_PAUSE: Duration = Duration::from_secs(60);
 /// How often a disk that refused a commit is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 /// How often a full journal is looked at again.
 const FULL_PAUSE: Duration = Duration::from_secs(2);
-/// How often a changed secret is looked for while one is refused.
+/// How often a changed secret is looked for while one is refused; and how long after something was said to have changed it is looked
+/// at again, should it have been half written.
 const SECRET_LOOK: Duration = Duration::from_secs(2);
+/// How long refused credentials are left alone when somebody says that something has changed, and it has not.
+const NUDGED_PAUSE: Duration = Duration::from_secs(10);
+/// Where the place of the token in use is noted.
+const TOKEN_NOTE: &str = "token_in_use";
+/// How long the step under way may take when its org ends.
+const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often catching up says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
@@ -68,13 +79,17 @@ pub struct Collector {
     policy: Policy,
     client: Client,
     journal: Arc<dyn Journal>,
-    journal_bytes_max: u64,
+    journal_bytes_max: Arc<AtomicU64>,
     state: OrgState,
     checkpoints: Arc<Checkpoints>,
     journaled: watch::Sender<Journaled>,
     report: OrgReport,
     metrics: Arc<OrgMetrics>,
     clock: Clock,
+    /// Moves on when a secret may have changed.
+    secrets_changed: watch::Receiver<u64>,
+    /// The place of the token in use, as noted.
+    slot: Option<Slot>,
     limits: Limits,
     width: Width,
     /// The service answered without a date.
@@ -93,6 +108,8 @@ pub struct Collector {
     /// 429s in a row.
     throttles: u32,
     forbidden: Forbidden,
+    /// What the token sees in place of an organization that is not found; asked once until a sweep succeeds again.
+    seen_instead: Option<String>,
     progress_said: Option<Instant>,
 }
 
@@ -103,13 +120,15 @@ pub struct Parts {
     pub phase: i64,
     pub client: Client,
     pub journal: Arc<dyn Journal>,
-    pub journal_bytes_max: u64,
+    pub journal_bytes_max: Arc<AtomicU64>,
     pub state: OrgState,
     pub checkpoints: Arc<Checkpoints>,
     pub journaled: watch::Sender<Journaled>,
     pub report: OrgReport,
     pub metrics: Arc<OrgMetrics>,
     pub clock: Clock,
+    /// Moves on when a secret may have changed.
+    pub secrets_changed: watch::Receiver<u64>,
 }
 
 /// What one step led to.
@@ -170,6 +189,8 @@ impl Collector {
             report: parts.report,
             metrics: parts.metrics,
             clock: parts.clock,
+            secrets_changed: parts.secrets_changed,
+            slot: None,
             limits: Limits::default(),
             width: Width::default(),
             undated: false,
@@ -182,20 +203,29 @@ impl Collector {
             failures: 0,
             throttles: 0,
             forbidden: Forbidden::default(),
+            seen_instead: None,
             progress_said: None,
         }
     }
 
-    /// Collects until stopped, or until nothing is due.
-    pub async fn run(mut self, until: Until, stop: CancellationToken) {
+    /// Collects until stopped, or until nothing is due. Where only this org ends, the step under way is finished first, so that no
+    /// request was made in vain; but a service that does not answer keeps nobody.
+    pub async fn run(mut self, until: Until, stop: Stop) {
+        let late = async {
+            stop.collecting().cancelled().await;
+            sleep(STEP_DEADLINE).await;
+        };
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.collect(until) => {}
+            () = stop.process().cancelled() => {}
+            () = late => {}
+            () = self.collect(until, &stop) => {}
         }
     }
 
-    async fn collect(&mut self, until: Until) {
+    async fn collect(&mut self, until: Until, stop: &Stop) {
+        let stop = stop.collecting();
         self.say_coverage();
+        self.recall_token().await;
         self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
         if let Some(wait) = self.extra_try().await {
             self.report.source().waiting(
@@ -203,17 +233,82 @@ impl Collector {
                 None,
                 "refused with 403 recently; waiting before the next try",
             );
-            sleep(wait).await;
+            stop.run_until_cancelled(sleep(wait)).await;
         }
+        let mut probe = false;
+        while !stop.is_cancelled() {
+            let outcome = if probe { self.probe().await } else { self.step().await };
+            self.note_token().await;
+            if until == Until::NothingDue && matches!(outcome, Outcome::Idle(_) | Outcome::Paused(_)) {
+                return;
+            }
+            // A wait is the one thing of collecting that is left in the middle.
+            probe = stop.run_until_cancelled(self.rest(outcome)).await.unwrap_or_default();
+        }
+    }
+
+    /// What comes before the next step: `true` when that is to be a [`Collector::probe`].
+    async fn rest(&mut self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Progress => {}
+            Outcome::Idle(wait) => return self.idle(wait).await,
+            Outcome::Waiting(wait) => sleep(wait).await,
+            Outcome::Paused(wait) => self.wait_for_a_person(wait).await,
+        }
+        false
+    }
+
+    /// Waits until something is due; earlier, and with `true`, when there is a token to be tried.
+    async fn idle(&mut self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
         loop {
-            let outcome = self.step().await;
-            match outcome {
-                Outcome::Progress => {}
-                Outcome::Idle(_) | Outcome::Paused(_) if until == Until::NothingDue => return,
-                Outcome::Idle(wait) | Outcome::Waiting(wait) => sleep(wait).await,
-                Outcome::Paused(wait) => self.wait_for_a_person(wait).await,
+            tokio::select! {
+                () = sleep_until(until) => return false,
+                () = said(&mut self.secrets_changed) => {}
+            }
+            if self.client.tokens_nudged().await {
+                return true;
+            }
+            tokio::select! {
+                () = sleep_until(until) => return false,
+                () = sleep(SECRET_LOOK) => {}
+            }
+            if self.client.tokens_changed().await {
+                return true;
             }
         }
+    }
+
+    /// The cheapest question there is, to see what a token is worth.
+    async fn probe(&mut self) -> Outcome {
+        match self.client.check().await {
+            Ok(()) => Outcome::Progress,
+            Err(refused) => self.failed(refused.into()).await,
+        }
+    }
+
+    /// Begins with the token that was in use before a restart: the other one may be refused, and each refused call is somebody's
+    /// alarm.
+    async fn recall_token(&mut self) {
+        let note = self.journal.note(&self.settings.id, TOKEN_NOTE).await.ok().flatten();
+        self.slot = note.and_then(|note| Slot::parse(&String::from_utf8(note).ok()?));
+        if let Some(slot) = self.slot {
+            self.client.begin_with(slot);
+        }
+    }
+
+    async fn note_token(&mut self) {
+        let Some(slot) = self.client.slot().filter(|slot| self.slot != Some(*slot)) else { return };
+        // The first place needs no note as long as there is none.
+        let begin = self.slot.is_none() && slot == Slot::First;
+        if !begin {
+            let note = Some(slot.as_str().as_bytes().to_vec());
+            if let Err(error) = self.journal.set_note(&self.settings.id, TOKEN_NOTE, note).await {
+                tracing::warn!(org = %self.settings.id, %error, "cannot note which token is in use");
+                return;
+            }
+        }
+        self.slot = Some(slot);
     }
 
     /// One decision and what follows from it.
@@ -254,7 +349,8 @@ impl Collector {
             Next::Sweep { window, kind } => (window, kind),
             Next::Wait(until) => {
                 let wait = Duration::from_secs(u64::try_from(until - now).unwrap_or(1).max(1));
-                return Outcome::Idle(wait);
+                // A time that turned back, and is not believed yet, would put the next question off by as much.
+                return Outcome::Idle(wait.min(self.settings.source.poll_interval));
             }
         };
         match self.sweep(window, kind, now).await {
@@ -329,7 +425,7 @@ impl Collector {
         let known = KnownTime::load(&*self.journal, id).await?;
         let now = self.client.now();
         let time = KnownTime::believed(now, self.clock.now());
-        let time = time.compared(known, now, self.state.coverage.tip());
+        let time = time.compared(known, now, self.state.coverage.last_read());
         if time.doubted {
             tracing::warn!(org = %id, now = %now, "the service's time is not what the journal was read by; waiting whether it holds");
             self.client.doubt_time();
@@ -456,7 +552,9 @@ impl Collector {
 
         let seen = (reading.events.len() + reading.timeless.len()) as u64;
         let work = Difference {
-            settings: self.settings.clone(),
+            id: id.clone(),
+            org: self.settings.org.clone(),
+            packing: self.settings.packing(),
             kind,
             window,
             next: self.state.next,
@@ -562,21 +660,24 @@ impl Collector {
             checkpoints: self.checkpoints.named(),
             instance: self.state.instance.clone(),
             forwarder: env!("CARGO_PKG_VERSION").to_owned(),
+            audit: self.report.audit(),
         }
     }
 
     /// Whether the journal has room; at its limit, acknowledged chunks go first, whatever their age.
     async fn room(&self) -> Result<Room, JournalError> {
         let id = &self.settings.id;
+        // It may be changed at any time.
+        let bytes_max = self.journal_bytes_max.load(Ordering::Relaxed);
         let mut usage = self.journal.usage(id).await?;
-        if usage.bytes > self.journal_bytes_max {
-            self.journal.prune(id, Second(i64::MIN), self.journal_bytes_max).await?;
+        if usage.bytes > bytes_max {
+            self.journal.prune(id, Second(i64::MIN), bytes_max).await?;
             usage = self.journal.usage(id).await?;
         }
         self.report.journal(usage);
-        Ok(if usage.bytes > self.journal_bytes_max {
+        Ok(if usage.bytes > bytes_max {
             Room::None
-        } else if usage.unacknowledged_bytes > self.journal_bytes_max / 2 {
+        } else if usage.unacknowledged_bytes > bytes_max / 2 {
             Room::LessThanHalf
         } else {
             Room::Plenty
@@ -586,6 +687,7 @@ impl Collector {
     async fn succeeded(&mut self, kind: Kind, now: Second) {
         self.failures = 0;
         self.throttles = 0;
+        self.seen_instead = None;
         self.report.source().ok();
         self.forbidden.clear(&*self.journal, &self.settings.id).await;
         self.metrics.last_successful_sweep.set(self.clock.now().0 as f64);
@@ -670,6 +772,16 @@ impl Collector {
                 party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
                 Outcome::Paused(CONFIGURATION_PAUSE)
             }
+            Failed::Source(SourceError::NotFound { cause, remedy }) => {
+                // Asked before anything is said, so that the one line of the log has it.
+                let remedy = self.with_seen_instead(remedy).await;
+                party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
+                Outcome::Paused(CONFIGURATION_PAUSE)
+            }
+            Failed::Source(SourceError::Barred { cause, remedy }) => {
+                party.paused(&Problem { reason: PauseReason::Configuration, cause, remedy });
+                Outcome::Paused(BARRED_PAUSE)
+            }
             Failed::Stuck(stuck) => {
                 party.paused(&Problem {
                     reason: PauseReason::Configuration,
@@ -695,6 +807,24 @@ impl Collector {
         outcome
     }
 
+    /// The remedy with the organizations that the token does see: a renamed one is among them.
+    async fn with_seen_instead(&mut self, remedy: String) -> String {
+        if self.seen_instead.is_none() {
+            self.seen_instead = match self.client.account().await {
+                Ok(account) => Some(account.seen_instead_of(&self.settings.org).unwrap_or_default()),
+                // Worth another question at the next probe.
+                Err(SourceError::Transient(_) | SourceError::TooHeavy(_) | SourceError::Throttled { .. }) => {
+                    None
+                }
+                Err(_) => Some(String::new()),
+            };
+        }
+        match self.seen_instead.as_deref() {
+            None | Some("") => remedy,
+            Some(seen) => format!("{remedy}. {seen}"),
+        }
+    }
+
     fn back_off(&self, cause: &str) -> Outcome {
         let wait = retry::backoff(self.failures, fastrand::f64());
         self.report.source().waiting(
@@ -705,12 +835,28 @@ impl Collector {
         Outcome::Waiting(wait)
     }
 
-    /// Waits, but ends early when a token's place holds something else.
+    /// Waits, but ends early when a token's place holds something else, and that may help.
     async fn wait_for_a_person(&mut self, wait: Duration) {
         let begun = Instant::now();
+        let reason = self.report.source().problem().map(|problem| problem.reason);
+        let helps = matches!(
+            reason,
+            Some(PauseReason::Credentials | PauseReason::Permission | PauseReason::Configuration)
+        );
         while begun.elapsed() < wait {
-            sleep(SECRET_LOOK.min(wait)).await;
-            if self.client.tokens_changed() && self.extra_try().await.is_none() {
+            let left = wait.saturating_sub(begun.elapsed());
+            let nudged = tokio::select! {
+                () = sleep(SECRET_LOOK.min(left)) => false,
+                () = said_after(&mut self.secrets_changed, Duration::from_secs(1)) => true,
+            };
+            if !helps {
+                continue;
+            }
+            let changed =
+                if nudged { self.client.tokens_nudged().await } else { self.client.tokens_changed().await };
+            // A 401 may be asked about once more when somebody says so; a 403 only where something has changed.
+            let asked = nudged && reason == Some(PauseReason::Credentials) && begun.elapsed() >= NUDGED_PAUSE;
+            if (changed && self.extra_try().await.is_none()) || asked {
                 return;
             }
         }
@@ -726,6 +872,19 @@ impl Collector {
         }
         wait
     }
+}
+
+/// Ends when somebody says that a secret may have changed.
+async fn said(secrets_changed: &mut watch::Receiver<u64>) {
+    if secrets_changed.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The same, but not before some time has passed: it may be said a thousand times a second.
+async fn said_after(secrets_changed: &mut watch::Receiver<u64>, pause: Duration) {
+    sleep(pause).await;
+    said(secrets_changed).await;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

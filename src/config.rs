@@ -8,6 +8,7 @@
 //! *Why neither `flatten` nor `untagged`:* serde forgets with both where a mistake stood.
 
 mod address;
+pub mod changes;
 mod document;
 mod layers;
 mod mistake;
@@ -200,11 +201,15 @@ pub struct SourceSection {
 
     /// Pulumi access token of someone who may read the organization's audit logs: `{ file = "…" }` or `{ env = "…" }`.
     ///
-    /// Required, unless there is `oidc`. The file must be readable by the daemon's user alone; it is read again when the token is
-    /// refused, so replacing it is enough.
+    /// Required, unless there is `oidc`. The file must be readable by the daemon's user alone; replacing it is enough. What it holds
+    /// then is tried with the next request, and is in use once Pulumi has accepted it; until then, and if it is refused, the old token
+    /// stays in use.
     pub token: Option<SecretPlace>,
 
-    /// A second token, tried when the first is refused, so that tokens can be exchanged without a gap.
+    /// A second token, so that tokens can be exchanged without a gap.
+    ///
+    /// It is taken over when the one in use is refused or is about to end, and on SIGHUP or when its file changes. Either of the two
+    /// may be the one in use: the status says which.
     pub next_token: Option<SecretPlace>,
 
     /// In place of `token`: a token of the platform (Kubernetes, GitLab, …) is exchanged for one of Pulumi's, so that no secret is
@@ -245,6 +250,24 @@ pub struct SourceSection {
 
     /// File with further certificate authorities (PEM), for a self-hosted service. The system's remain trusted.
     pub ca_file: Option<PathBuf>,
+
+    /// What the daemon shows to a self-hosted service that asks for a client certificate: PEM, the certificate with its chain and its
+    /// private key. The file is read again when it changes.
+    pub client_certificate: Option<SecretPlace>,
+
+    /// The private key of `client_certificate`, PEM and not encrypted, where it has a file of its own; others may read the
+    /// certificate then.
+    pub client_key: Option<SecretPlace>,
+
+    /// The proxy to these services: `http://HOST:PORT`, or `off` for none. Without it, the variables `HTTPS_PROXY`, `HTTP_PROXY` and
+    /// `NO_PROXY` count; with it, they do not. All that a proxy is told is which host to connect to. Only for `https://` addresses.
+    pub proxy: Option<String>,
+
+    /// Who the daemon is for `proxy`, where that asks. Together with `proxy_password`.
+    pub proxy_username: Option<String>,
+
+    /// The password for `proxy`. Its file is read again when it changes.
+    pub proxy_password: Option<SecretPlace>,
 
     /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads the token and every event.
     pub allow_http: Option<bool>,
@@ -386,6 +409,16 @@ pub struct SentinelSection {
     /// File with further certificate authorities (PEM). The system's remain trusted.
     pub ca_file: Option<PathBuf>,
 
+    /// The proxy to these services: `http://HOST:PORT`, or `off` for none. Without it, the variables `HTTPS_PROXY`, `HTTP_PROXY` and
+    /// `NO_PROXY` count; with it, they do not. All that a proxy is told is which host to connect to. Only for `https://` addresses.
+    pub proxy: Option<String>,
+
+    /// Who the daemon is for `proxy`, where that asks. Together with `proxy_password`.
+    pub proxy_username: Option<String>,
+
+    /// The password for `proxy`. Its file is read again when it changes.
+    pub proxy_password: Option<SecretPlace>,
+
     /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads the token and every event.
     pub allow_http: Option<bool>,
 }
@@ -469,6 +502,10 @@ pub struct IdentitySection {
     /// The client secret: `{ file = "…" }`, `{ env = "…" }` or `{ esc = "…" }`. Required for `client_secret`.
     pub secret: Option<SecretPlace>,
 
+    /// A second client secret of the same app, so that secrets can be exchanged without a gap: taken over when Entra ID refuses the
+    /// one in use (expired, deleted), and on SIGHUP or when its file changes.
+    pub next_secret: Option<SecretPlace>,
+
     /// The certificate with its RSA private key: `{ file = "…" }`, `{ env = "…" }` or `{ esc = "…" }`. Required for
     /// `client_certificate`.
     ///
@@ -480,6 +517,14 @@ pub struct IdentitySection {
     ///
     /// Default: the empty password.
     pub password: Option<SecretPlace>,
+
+    /// A second certificate with its key, of the same app: as `next_secret`, and also on the last day of the one in use.
+    pub next_certificate: Option<SecretPlace>,
+
+    /// The password of `next_certificate`, in PKCS#12 form.
+    ///
+    /// Default: the empty password.
+    pub next_password: Option<SecretPlace>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -558,6 +603,13 @@ pub struct S3Section {
     /// The key's secret: `{ file = "…" }`, `{ env = "…" }` or `{ esc = "…" }`.
     pub secret_access_key: Option<SecretPlace>,
 
+    /// A second fixed access key, with `next_secret_access_key`, so that keys can be exchanged without a gap: taken over when the store
+    /// refuses the one in use, and on SIGHUP or when its secret's file changes.
+    pub next_access_key_id: Option<String>,
+
+    /// The second key's secret: `{ file = "…" }` or `{ env = "…" }`.
+    pub next_secret_access_key: Option<SecretPlace>,
+
     /// Encryption to ask for: `AES256` (the store's own keys) or `aws:kms`.
     ///
     /// Default: what the bucket does by itself. A store that does not answer that it has encrypted so is not written to any further.
@@ -594,6 +646,16 @@ pub struct S3Section {
 
     /// File with further certificate authorities (PEM). The system's remain trusted.
     pub ca_file: Option<PathBuf>,
+
+    /// The proxy to these services: `http://HOST:PORT`, or `off` for none. Without it, the variables `HTTPS_PROXY`, `HTTP_PROXY` and
+    /// `NO_PROXY` count; with it, they do not. All that a proxy is told is which host to connect to. Only for `https://` addresses.
+    pub proxy: Option<String>,
+
+    /// Who the daemon is for `proxy`, where that asks. Together with `proxy_password`.
+    pub proxy_username: Option<String>,
+
+    /// The password for `proxy`. Its file is read again when it changes.
+    pub proxy_password: Option<SecretPlace>,
 
     /// Accept `http://` to other machines. Default: `false`. Whoever listens on the way reads every event.
     pub allow_http: Option<bool>,
@@ -796,7 +858,7 @@ fn load_in(path: Option<&Path>, surroundings: &Surroundings, secrets: Secrets) -
     let mut warnings = Vec::new();
     let mut known: BTreeMap<(String, String), (OrgId, PathBuf)> = BTreeMap::new();
     let files = match &forwarder.orgs_dir {
-        Some(orgs_dir) => match org_files(orgs_dir, surroundings) {
+        Some(orgs_dir) => match org_files(&surroundings.directory.join(orgs_dir), orgs_dir) {
             Ok(files) => files,
             Err(text) => {
                 view.refuse(&["orgs_dir"], text);
@@ -895,15 +957,14 @@ fn is_destination(name: &str) -> bool {
     crate::destination::DestinationName::parse(name).is_some()
 }
 
-/// The orgs' files in the order of their names, as they are shown to people.
-fn org_files(orgs_dir: &Path, surroundings: &Surroundings) -> Result<Vec<PathBuf>, String> {
+/// The orgs' files in the directory `real` in the order of their names, below `orgs_dir`, as that is shown to people.
+pub(crate) fn org_files(real: &Path, orgs_dir: &Path) -> Result<Vec<PathBuf>, String> {
     let remedy = "put a file for each org there, such as acme.toml";
-    let real = surroundings.directory.join(orgs_dir);
     let unreadable = |error: std::io::Error| {
         format!("the orgs directory {} cannot be read ({error}): {remedy}", orgs_dir.display())
     };
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&real).map_err(unreadable)? {
+    for entry in std::fs::read_dir(real).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
         let name = Path::new(&name);
         let hidden = name.to_string_lossy().starts_with('.');

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chunk::Chunk;
 use crate::problem::Problem;
+use crate::rotation::Standing;
 use crate::trial::{How, Outcome, Trial};
 
 /// The closed set of destinations. Its text names lanes in configuration, metrics, status and state.
@@ -72,6 +73,15 @@ pub trait Destination: Send {
 
     /// Whether a secret this destination uses has changed since it was last read: ends a wait for credentials early.
     async fn secret_changed(&mut self) -> bool;
+
+    /// Somebody said that a secret may have changed. What has, is tried with the cheapest question there is, and replaces what is in
+    /// use only if it is accepted.
+    async fn look_at_secrets(&mut self) {}
+
+    /// Which of two configured secrets is in use; `None` where nothing can be said of it, or not now.
+    fn standing(&self) -> Option<Standing> {
+        None
+    }
 
     /// Tries each credential and permission that deliveries need, as far as that is harmless. Writes nothing but what `how` asks for.
     async fn check(&mut self, how: &How) -> Vec<Trial>;

@@ -100,6 +100,7 @@ fn delivered(new: Vec<NewEvent>, window: Window) {
         checkpoints: Default::default(),
         instance: "0".into(),
         forwarder: "0".into(),
+        audit: None,
     };
     let id = org();
     let cut = Cut {

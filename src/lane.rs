@@ -30,6 +30,10 @@ const PROBE_FIRST: Duration = Duration::from_secs(60);
 const PROBE_LAST: Duration = Duration::from_secs(300);
 /// How often a changed secret is looked for while one is refused.
 const SECRET_LOOK: Duration = Duration::from_secs(2);
+/// How often a secret is looked at that is said to have changed: it may be half written the first time.
+const LOOKS: u32 = 2;
+/// How long a paused lane leaves its destination alone when somebody says that something has changed.
+const NUDGED_PAUSE: Duration = Duration::from_secs(10);
 /// How often the disk is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 /// How often the figures of a busy lane are computed anew.
@@ -47,10 +51,18 @@ pub struct Lane {
     party: Party,
     metrics: Arc<OrgMetrics>,
     clock: Clock,
+    secrets_changed: watch::Receiver<u64>,
+    /// How often the destination is still to look at its secrets, and when it last did.
+    looks: u32,
+    looked_at: Option<Instant>,
+    /// What of the destination's credentials is counted already: taken over, refused.
+    counted: (u64, u64),
     /// Without a definitive answer, in a row.
     failures: u32,
     /// Refused probes in a row.
     probes: u32,
+    /// The journal has refused, and nothing was acknowledged since.
+    journal_refused: bool,
     figures_at: Option<Instant>,
     /// What the figures that are shown were computed of.
     figures_of: Option<(Journaled, u64)>,
@@ -68,6 +80,8 @@ pub struct Parts {
     pub party: Party,
     pub metrics: Arc<OrgMetrics>,
     pub clock: Clock,
+    /// Moves on when a secret may have changed.
+    pub secrets_changed: watch::Receiver<u64>,
     pub stop: CancellationToken,
 }
 
@@ -84,8 +98,13 @@ impl Lane {
             party: parts.party,
             metrics: parts.metrics,
             clock: parts.clock,
+            secrets_changed: parts.secrets_changed,
+            looks: 0,
+            looked_at: None,
+            counted: (0, 0),
             failures: 0,
             probes: 0,
+            journal_refused: false,
             figures_at: None,
             figures_of: None,
             stop: parts.stop,
@@ -96,7 +115,9 @@ impl Lane {
     /// when nothing more will be journaled: then the lane ends as soon as it has delivered everything or is paused.
     pub async fn run(mut self, drained: CancellationToken) {
         let passed = Passed::load(&*self.journal, &self.org, self.name).await;
+        self.counted = self.destination.standing().map_or((0, 0), |known| (known.taken, known.refused));
         while !self.stop.is_cancelled() {
+            self.look_at_secrets().await;
             // Seen before the journal is asked, so that a commit after the question ends the wait below, and the last commit of all
             // is not taken for the end of what there is to deliver.
             self.journaled.borrow_and_update();
@@ -104,6 +125,10 @@ impl Lane {
             let chunk = match self.journal.chunk(&self.org, self.checkpoint).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => {
+                    if std::mem::take(&mut self.journal_refused) {
+                        // Nothing is left that could show that the disk works again.
+                        self.party.ok();
+                    }
                     self.figures(true).await;
                     if all_journaled {
                         return;
@@ -129,6 +154,7 @@ impl Lane {
             }
             let answer = self.destination.deliver(&chunk, &backlog).await;
             self.metrics.lane(self.name).delivery_duration.observe(begun.elapsed().as_secs_f64());
+            self.say_credential();
             let paused = matches!(answer, Answer::Paused(_));
             let ending = drained.is_cancelled();
             match answer {
@@ -174,6 +200,7 @@ impl Lane {
         self.checkpoints.set(self.name, self.checkpoint);
         self.failures = 0;
         self.probes = 0;
+        self.journal_refused = false;
         self.party.ok();
         self.count(chunk, &receipt);
         tracing::debug!(org = %self.org, destination = %self.name, chunk = chunk.number, rows = receipt.rows, "chunk delivered");
@@ -249,12 +276,44 @@ impl Lane {
     /// The journal refused: nothing is believed, nothing is sent.
     async fn disk(&mut self, error: &JournalError) {
         self.metrics.lane(self.name).delivery(Delivery::Failed);
+        self.journal_refused = true;
         self.party.paused(&Problem {
             reason: PauseReason::Disk,
             cause: error.to_string(),
             remedy: error.remedy().into(),
         });
         self.sleep(DISK_PAUSE).await;
+    }
+
+    /// After somebody said that a secret may have changed, but not all the time.
+    async fn look_at_secrets(&mut self) {
+        if self.secrets_changed.has_changed().unwrap_or(false) {
+            self.secrets_changed.borrow_and_update();
+            self.looks = LOOKS;
+        }
+        if self.looks == 0 || self.looked_at.is_some_and(|at| at.elapsed() < SECRET_LOOK) {
+            return;
+        }
+        self.looks -= 1;
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.destination.look_at_secrets() => {}
+        }
+        self.looked_at = Some(Instant::now());
+        self.say_credential();
+    }
+
+    /// Which of two secrets is in use.
+    fn say_credential(&mut self) {
+        let Some(standing) = self.destination.standing() else { return };
+        for (now, before, ok) in
+            [(standing.taken, self.counted.0, true), (standing.refused, self.counted.1, false)]
+        {
+            (before..now).for_each(|_| self.metrics.credential_refresh(self.name.as_str(), ok));
+        }
+        self.counted = (standing.taken, standing.refused);
+        self.party.uses(&standing);
     }
 
     async fn wait_for_chunks(&mut self, drained: &CancellationToken) {
@@ -268,6 +327,7 @@ impl Lane {
                     }
                 }
             }
+            looks = next_look(&mut self.secrets_changed, self.looks, self.looked_at) => self.looks = looks,
             () = drained.cancelled() => {}
             () = self.stop.cancelled() => {}
         }
@@ -288,10 +348,13 @@ impl Lane {
     }
 
     async fn sleep_until_secret_changes(&mut self, wait: Duration) {
-        let until = Instant::now() + wait;
+        let begun = Instant::now();
+        let until = begun + wait;
         while Instant::now() < until && !self.stop.is_cancelled() {
             self.sleep(SECRET_LOOK.min(until - Instant::now())).await;
-            if self.destination.secret_changed().await {
+            // A person may say that something has changed where no file shows it.
+            let said = begun.elapsed() >= NUDGED_PAUSE && self.secrets_changed.has_changed().unwrap_or(false);
+            if said || self.destination.secret_changed().await {
                 return;
             }
         }
@@ -327,6 +390,20 @@ async fn next_after(journaled: &mut watch::Receiver<Journaled>, pause: Duration)
     sleep(pause).await;
 }
 
+/// Waits until secrets are to be looked at, and says how often.
+async fn next_look(secrets_changed: &mut watch::Receiver<u64>, looks: u32, last: Option<Instant>) -> u32 {
+    if let Some(last) = last {
+        sleep_until(last + SECRET_LOOK).await;
+    }
+    if looks > 0 {
+        return looks;
+    }
+    if secrets_changed.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    LOOKS
+}
+
 struct JournalBacklog {
     journal: Arc<dyn Journal>,
     org: OrgId,
@@ -346,6 +423,7 @@ impl Backlog for JournalBacklog {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use tokio::sync::watch;
 
@@ -363,10 +441,12 @@ mod tests {
     use crate::report::tests::settings;
     use crate::trial::{How, Trial};
 
-    /// The last chunk of all is journaled just after a lane has asked for it and was told that it is not there.
+    /// The last chunk of all is journaled just after a lane has asked for it and was told that it is not there. Before that, the
+    /// disk refuses some questions.
     struct Late {
         journal: MemoryJournal,
         last: Mutex<Option<(Append, CancellationToken)>>,
+        refused: AtomicU32,
     }
 
     #[async_trait]
@@ -387,6 +467,11 @@ mod tests {
             self.journal.restore(org, steps).await
         }
         async fn chunk(&self, org: &OrgId, number: u64) -> Result<Option<Chunk>, JournalError> {
+            let refused =
+                self.refused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            if refused.is_ok() {
+                return Err(JournalError::Disk("disk I/O error".into()));
+            }
             let answer = self.journal.chunk(org, number).await;
             let last = self.last.lock().unwrap().take();
             if let Some((append, drained)) = last {
@@ -477,6 +562,7 @@ mod tests {
         let journal = Arc::new(Late {
             journal: MemoryJournal::new(),
             last: Mutex::new(Some((append, drained.clone()))),
+            refused: AtomicU32::new(0),
         });
         let state = journal.open(&org(), &[DestinationName::File]).await.unwrap();
         let clock = Clock::system();
@@ -493,10 +579,47 @@ mod tests {
             party: report.lane(DestinationName::File).clone(),
             metrics: report.metrics(),
             clock,
+            secrets_changed: watch::channel(0).1,
             stop: CancellationToken::new(),
         });
         lane.run(drained).await;
         let left = journal.outstanding(&org(), DestinationName::File).await.unwrap();
         assert_eq!(left.chunks, 0, "it was left undelivered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_with_nothing_to_deliver_ends_its_pause_when_the_disk_works_again() {
+        let journal = Arc::new(Late {
+            journal: MemoryJournal::new(),
+            last: Mutex::new(None),
+            refused: AtomicU32::new(2),
+        });
+        let state = journal.open(&org(), &[DestinationName::File]).await.unwrap();
+        let clock = Clock::system();
+        let reports = Reports::new(Metrics::new("0", "test"), clock.clone());
+        let report = reports.org(&settings("acme", "acme-corp", &[DestinationName::File]));
+        let party = report.lane(DestinationName::File).clone();
+        let (_journaled, seen) = watch::channel(Journaled::default());
+        let stop = CancellationToken::new();
+        let lane = Lane::new(Parts {
+            org: org(),
+            destination: Box::new(Takes),
+            journal: journal.clone(),
+            journaled: seen,
+            checkpoint: 0,
+            checkpoints: Arc::new(Checkpoints::new(&state.checkpoints)),
+            party: party.clone(),
+            metrics: report.metrics(),
+            clock,
+            secrets_changed: watch::Sender::default().subscribe(),
+            stop: stop.clone(),
+        });
+        let running = tokio::spawn(lane.run(CancellationToken::new()));
+        sleep(DISK_PAUSE / 2).await;
+        assert!(party.is_paused());
+        sleep(2 * DISK_PAUSE).await;
+        assert!(!party.is_paused(), "nothing is left to deliver, and nothing is wrong");
+        stop.cancel();
+        running.await.unwrap();
     }
 }

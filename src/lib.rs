@@ -3,7 +3,7 @@
 //! # The picture
 //!
 //! ```text
-//!                      supervisor: one task per org; restart, drain
+//!                      supervisor: one keeper per org; reload, drain
 //! ┌──────────────────────────────────── org ─────────────────────────────────────┐
 //! │                collect                                  deliver               │
 //! │  Pulumi   ──pages──▶ sweep ──▶ tally ──▶ journal ──▶ lane: sentinel ──▶ Azure │
@@ -33,9 +33,12 @@
 //! | what each destination's answer leads to | [`destination::Answer`], [`lane`], [`retry`] |
 //! | what a row of Sentinel's table holds | [`destination::sentinel::columns`] |
 //! | how an org is put together | [`org`], [`supervisor`] |
+//! | how settings change while it runs | [`reload`], [`fleet`], [`stop`] |
 //! | what `check` tries, and where a new trial goes | [`probe`], [`trial`], [`destination::Destination::check`] |
 //! | how an archive is proven to be whole | [`verify`] |
 //! | how lost state comes back from the archive | [`recovery`] |
+//! | who did what to this forwarder, and how that is proven | [`audit`] |
+//! | how secrets are exchanged with overlap | [`rotation`], [`pulumi::token`], [`secret`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
@@ -56,6 +59,7 @@
 //! 5. A failed commit is never believed or retried on the same handle.
 
 pub mod admin;
+pub mod audit;
 pub mod chunk;
 pub mod cli;
 pub mod clock;
@@ -64,6 +68,7 @@ pub mod config;
 pub mod coverage;
 pub mod destination;
 pub mod event;
+pub mod fleet;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod hostile;
@@ -78,9 +83,12 @@ pub mod probe;
 pub mod problem;
 pub mod pulumi;
 pub mod recovery;
+pub mod reload;
 pub mod report;
 pub mod retry;
+pub mod rotation;
 pub mod secret;
+pub mod stop;
 pub mod supervisor;
 pub mod trial;
 pub mod verify;

@@ -14,9 +14,9 @@ use std::time::Duration;
 use prometheus::IntCounter;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::settings::{LogFormat, LogSettings};
 use sink::{Escape, Lines, Sink};
@@ -31,7 +31,22 @@ pub enum LogError {
 
 /// The running log. Keep it until the end, then [`Log::finish`].
 #[must_use]
-pub struct Log(Sink);
+pub struct Log {
+    sink: Sink,
+    level: Level,
+}
+
+/// Which lines are written; it can be changed while the log runs.
+#[derive(Clone)]
+pub struct Level(reload::Handle<Targets, Registry>);
+
+impl Level {
+    /// `error`, `warn`, `info`, `debug`, `trace`.
+    pub fn set(&self, level: &str) {
+        // It fails only where there is no log any more.
+        self.0.reload(filter(level)).unwrap_or_default();
+    }
+}
 
 /// Starts the log of this process. `dropped` counts lines that were lost ([`crate::metrics::Metrics::log_lines_dropped`]).
 ///
@@ -47,15 +62,19 @@ pub fn start(settings: &LogSettings, dropped: IntCounter) -> Result<Log, LogErro
         }
     };
     let sink = Sink::start(std::io::stderr(), dropped).map_err(LogError::Thread)?;
-    tracing::subscriber::set_global_default(subscriber(shape, &settings.level, sink.lines(shape.escape())))
-        .map_err(|_| LogError::Twice)?;
-    Ok(Log(sink))
+    let (subscriber, level) = subscriber(shape, &settings.level, sink.lines(shape.escape()));
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)?;
+    Ok(Log { sink, level })
 }
 
 impl Log {
     /// Waits until every line is written, at most `deadline`; a blocked standard error does not keep the process.
     pub fn finish(self, deadline: Duration) {
-        self.0.flush(deadline);
+        self.sink.flush(deadline);
+    }
+
+    pub fn level(&self) -> Level {
+        self.level.clone()
     }
 }
 
@@ -75,14 +94,10 @@ impl Shape {
     }
 }
 
-fn subscriber(shape: Shape, level: &str, lines: Lines) -> Box<dyn Subscriber + Send + Sync> {
-    let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
-    // What libraries say below a warning is theirs, and may hold more than we would print.
-    let filter = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_target(env!("CARGO_CRATE_NAME"), level);
+fn subscriber(shape: Shape, level: &str, lines: Lines) -> (Box<dyn Subscriber + Send + Sync>, Level) {
+    let (filter, handle) = reload::Layer::new(filter(level));
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
-    match shape {
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match shape {
         Shape::Text { colours } => {
             let layer = layer.with_ansi(colours).with_target(false).with_filter(filter);
             Box::new(tracing_subscriber::registry().with(layer))
@@ -91,7 +106,14 @@ fn subscriber(shape: Shape, level: &str, lines: Lines) -> Box<dyn Subscriber + S
             let layer = layer.json().flatten_event(true).with_span_list(false).with_filter(filter);
             Box::new(tracing_subscriber::registry().with(layer))
         }
-    }
+    };
+    (subscriber, Level(handle))
+}
+
+/// What libraries say below a warning is theirs, and may hold more than we would print.
+fn filter(level: &str) -> Targets {
+    let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
 #[cfg(test)]
@@ -105,7 +127,8 @@ mod tests {
         let captured = Captured::default();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let sink = Sink::start(captured.clone(), dropped).unwrap();
-        tracing::subscriber::with_default(subscriber(shape, level, sink.lines(shape.escape())), say);
+        let (subscriber, _level) = subscriber(shape, level, sink.lines(shape.escape()));
+        tracing::subscriber::with_default(subscriber, say);
         sink.flush(PATIENCE);
         captured.text()
     }
@@ -164,5 +187,23 @@ mod tests {
             tracing::warn!(target: "hyper", "their warning");
         });
         assert_eq!(text, "");
+    }
+
+    #[test]
+    fn the_level_can_be_changed_while_the_log_runs() {
+        let captured = Captured::default();
+        let sink = Sink::start(captured.clone(), IntCounter::new("dropped", "dropped").unwrap()).unwrap();
+        let (subscriber, level) = subscriber(Shape::Json, "info", sink.lines(Escape::Json));
+        tracing::subscriber::with_default(subscriber, || {
+            for (at, to) in [("first", "debug"), ("second", "error"), ("third", "info")] {
+                tracing::debug!(at, "detail");
+                level.set(to);
+            }
+            tracing::info!("end");
+        });
+        sink.flush(PATIENCE);
+        let text = captured.text();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("second") && text.contains("end"), "{text}");
     }
 }

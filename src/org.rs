@@ -3,8 +3,8 @@
 //! Nothing of one org waits for another. A part that panics is started again from what is stored, and the others go on.
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use crate::destination::s3::reading::BucketReader;
 use crate::destination::sentinel::Sentinel;
 use crate::destination::sentinel::credential::Credentials;
 use crate::destination::{Destination, DestinationName, file, s3};
-use crate::http::{ClientError, Clients, Transport};
+use crate::http::{ClientError, Clients, Route, Transport};
 use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Journal, JournalError, OrgState};
 use crate::lane::{self, Lane};
@@ -32,14 +32,16 @@ use crate::pulumi::environment::Environments;
 use crate::recovery::{Outcome, Place, Recovery, Source};
 use crate::report::{OrgReport, Reports};
 use crate::retry;
+use crate::stop::Stop;
 
-/// Makes a transport that trusts the system's authorities and those of a file. Simulated services hand in their own.
-pub type Connect = Arc<dyn Fn(Option<&Path>) -> Result<Arc<dyn Transport>, ClientError> + Send + Sync>;
+/// Makes the transport for a route. Simulated services hand in their own.
+pub type Connect = Arc<dyn Fn(&Route) -> Result<Arc<dyn Transport>, ClientError> + Send + Sync>;
 
 /// What all orgs share.
 pub struct Shared {
     pub journal: Arc<dyn Journal>,
-    pub journal_bytes_max: u64,
+    /// `max_bytes_per_org` as it is in force.
+    pub journal_bytes_max: Arc<AtomicU64>,
     pub reports: Reports,
     pub clock: Clock,
     pub connect: Connect,
@@ -64,10 +66,10 @@ impl Shared {
         let s3 = Connections::new(clients.clone(), environments.clone());
         Shared {
             journal,
-            journal_bytes_max: settings.journal.max_bytes_per_org,
+            journal_bytes_max: Arc::new(settings.journal.max_bytes_per_org.into()),
             reports,
             clock,
-            connect: Arc::new(move |ca_file| clients.transport(ca_file)),
+            connect: Arc::new(move |route| clients.transport(route)),
             hosts: HostBudgets::default(),
             environments,
             credentials: Credentials::default(),
@@ -93,11 +95,11 @@ pub struct Org {
     phase: i64,
     shared: Arc<Shared>,
     report: OrgReport,
-    stop: CancellationToken,
+    stop: Stop,
 }
 
 impl Org {
-    pub fn new(settings: Arc<OrgSettings>, phase: i64, shared: Arc<Shared>, stop: CancellationToken) -> Org {
+    pub fn new(settings: Arc<OrgSettings>, phase: i64, shared: Arc<Shared>, stop: Stop) -> Org {
         let report = shared.reports.org(&settings);
         Org { settings, phase, shared, report, stop }
     }
@@ -180,7 +182,7 @@ impl Org {
         loop {
             let outcome = match archives(&self.settings, &self.shared.s3, &self.shared.clock) {
                 Ok(mut sources) => tokio::select! {
-                    () = self.stop.cancelled() => return None,
+                    () = self.stop.collecting().cancelled() => return None,
                     outcome = recovery.run(&state, &mut sources) => outcome.map_err(Problem::from),
                 },
                 // A journal that is whole goes on; its lane says what is wrong.
@@ -213,9 +215,8 @@ impl Org {
         until: Until,
     ) {
         let Some(state) = self.open().await else { return };
-        let ca_file = self.settings.source.ca_file.as_deref();
         let transport = loop {
-            match (self.shared.connect)(ca_file) {
+            match (self.shared.connect)(&self.settings.source.route) {
                 Ok(transport) => break transport,
                 Err(error) => {
                     self.report.source().paused(&unusable(&error));
@@ -227,7 +228,7 @@ impl Org {
             }
         };
         let metrics = self.report.metrics();
-        let client = Client::new(
+        let mut client = Client::new(
             &self.settings,
             transport,
             &self.shared.hosts,
@@ -235,18 +236,20 @@ impl Org {
             self.shared.clock.clone(),
             metrics.clone(),
         );
+        client.reports_to(self.report.source().clone());
         let collector = Collector::new(collect::Parts {
             settings: self.settings.clone(),
             phase: self.phase,
             client,
             journal: self.shared.journal.clone(),
-            journal_bytes_max: self.shared.journal_bytes_max,
+            journal_bytes_max: self.shared.journal_bytes_max.clone(),
             state,
             checkpoints,
             journaled,
             report: self.report.clone(),
             metrics,
             clock: self.shared.clock.clone(),
+            secrets_changed: self.shared.secrets_changed.subscribe(),
         });
         collector.run(until, self.stop.clone()).await;
     }
@@ -282,7 +285,8 @@ impl Org {
             party: self.report.lane(name).clone(),
             metrics: self.report.metrics(),
             clock: self.shared.clock.clone(),
-            stop: self.stop.clone(),
+            secrets_changed: self.shared.secrets_changed.subscribe(),
+            stop: self.stop.delivering().clone(),
         });
         lane.run(drained).await;
     }
@@ -294,10 +298,10 @@ impl Org {
         destination(&self.settings, name, &self.shared, &self.report, provisional)
     }
 
-    /// `None` when stopped meanwhile.
+    /// `None` when told to end meanwhile: what cannot be set up has nothing to finish.
     async fn pause(&self, wait: Duration) -> Option<()> {
         tokio::select! {
-            () = self.stop.cancelled() => None,
+            () = self.stop.collecting().cancelled() => None,
             () = sleep(wait) => Some(()),
         }
     }
@@ -322,8 +326,7 @@ pub fn destination(
     match name {
         DestinationName::Sentinel => {
             let sentinel = settings.sentinel.as_ref().ok_or_else(missing)?;
-            let transport =
-                (shared.connect)(sentinel.ca_file.as_deref()).map_err(|error| unusable(&error))?;
+            let transport = (shared.connect)(&sentinel.route).map_err(|error| unusable(&error))?;
             let credential =
                 shared.credentials.get(sentinel, transport.clone(), &shared.environments, &shared.clock);
             let who = credential.clone();
@@ -375,7 +378,7 @@ fn unusable(error: &ClientError) -> Problem {
     Problem {
         reason: PauseReason::Configuration,
         cause: error.to_string(),
-        remedy: "correct `ca_file`; it is read again by itself".into(),
+        remedy: format!("correct `{}`; it is read again by itself", error.key()),
     }
 }
 

@@ -27,9 +27,9 @@ use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::org::{self, Shared};
 use crate::problem::{PauseReason, Problem};
-use crate::pulumi::environment::Freshness;
 use crate::report::Reports;
-use crate::secret::{Place, SecretError};
+use crate::rotation::Standing;
+use crate::secret::{Freshness, Place, SecretError};
 use crate::trial::{How, Outcome, Trial};
 
 /// Orgs that are tried at the same time.
@@ -100,6 +100,17 @@ async fn in_time(party: &str, trials: impl Future<Output = Vec<Trial>>) -> (&str
     (party, trials)
 }
 
+/// What is wrong with one of two configured secrets, where the other one works.
+fn of_secrets(standing: &Standing) -> Option<Trial> {
+    let key = standing.in_use?.key;
+    let cause = standing.warning.as_ref().or(standing.given_up.as_ref())?;
+    let outcome = Outcome::Warning {
+        cause: format!("one of the two secrets is refused: {cause}"),
+        remedy: format!("replace it, or remove it from the configuration; {key} is used meanwhile"),
+    };
+    Some(Trial::new("other secret", outcome))
+}
+
 async fn of_destination(
     org: &OrgSettings,
     name: DestinationName,
@@ -107,13 +118,20 @@ async fn of_destination(
     dates: &Dates,
     how: &How,
 ) -> Vec<Trial> {
-    let secrets = of_secrets(org, name, shared).await;
-    if secrets.iter().any(Trial::ends) {
-        return secrets;
+    let environments = of_environments(org, name, shared).await;
+    if environments.iter().any(Trial::ends) {
+        return environments;
     }
     let report = shared.reports.org(org);
     let mut trials = match org::destination(org, name, shared, &report, Vec::new()) {
-        Ok(mut destination) => destination.check(how).await,
+        Ok(mut destination) => {
+            let mut trials = destination.check(how).await;
+            if !trials.iter().any(Trial::ends) {
+                destination.look_at_secrets().await;
+                trials.extend(destination.standing().and_then(|standing| of_secrets(&standing)));
+            }
+            trials
+        }
         Err(problem) => vec![Trial { tried: "settings", outcome: Outcome::Failed(problem) }],
     };
     if let Some(sentinel) = &org.sentinel
@@ -121,11 +139,11 @@ async fn of_destination(
     {
         trials.extend(dates.trial(&[&sentinel.authority, &sentinel.endpoint]));
     }
-    secrets.into_iter().chain(trials).collect()
+    environments.into_iter().chain(trials).collect()
 }
 
 /// Whether the secrets of a destination that lie in ESC environments can be had. Opens each environment once.
-async fn of_secrets(org: &OrgSettings, name: DestinationName, shared: &Shared) -> Vec<Trial> {
+async fn of_environments(org: &OrgSettings, name: DestinationName, shared: &Shared) -> Vec<Trial> {
     let mut trials = Vec::new();
     for secret in org.secrets_of(name) {
         let Place::Esc(place) = &secret.place else { continue };

@@ -10,8 +10,9 @@ pub mod status;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::audit::{Act, Audit, Entry, Head};
 use crate::clock::{Clock, Second};
 use crate::config::settings::OrgSettings;
 use crate::destination::DestinationName;
@@ -32,10 +33,12 @@ struct Inner {
     version: String,
     state_open: AtomicBool,
     config: Mutex<Option<ConfigStatus>>,
-    orgs: Mutex<BTreeMap<OrgId, Entry>>,
+    orgs: Mutex<BTreeMap<OrgId, Known>>,
+    /// Without a state directory there is none.
+    audit: OnceLock<Audit>,
 }
 
-enum Entry {
+enum Known {
     Reporting(OrgReport),
     /// No longer configured: its last status, marked so.
     Retired(Box<OrgStatus>),
@@ -50,6 +53,7 @@ impl Reports {
             state_open: AtomicBool::new(false),
             config: Mutex::default(),
             orgs: Mutex::default(),
+            audit: OnceLock::new(),
         }))
     }
 
@@ -61,7 +65,7 @@ impl Reports {
         let metrics = self.0.metrics.org(&settings.id, &destinations);
         let mut orgs = lock(&self.0.orgs);
         let before = match orgs.get(&settings.id) {
-            Some(Entry::Reporting(report)) => Some(report),
+            Some(Known::Reporting(report)) => Some(report),
             _ => None,
         };
         let party = |destination: Option<DestinationName>| {
@@ -70,7 +74,13 @@ impl Reports {
                 Some(name) => report.0.lanes.get(&name).cloned(),
             });
             known.unwrap_or_else(|| {
-                Party::new(&settings.id, destination, self.0.clock.clone(), Arc::clone(&metrics))
+                Party::new(
+                    &settings.id,
+                    destination,
+                    self.0.clock.clone(),
+                    Arc::clone(&metrics),
+                    self.0.audit.get().cloned(),
+                )
             })
         };
         let report = OrgReport(Arc::new(Org {
@@ -81,8 +91,9 @@ impl Reports {
             figures: Mutex::new(before.map(|report| *lock(&report.0.figures)).unwrap_or_default()),
             swept: AtomicBool::new(before.is_some_and(|report| report.0.swept.load(Ordering::Acquire))),
             metrics,
+            audit: self.0.audit.get().cloned(),
         }));
-        orgs.insert(settings.id.clone(), Entry::Reporting(report.clone()));
+        orgs.insert(settings.id.clone(), Known::Reporting(report.clone()));
         report
     }
 
@@ -91,8 +102,8 @@ impl Reports {
     pub fn retire(&self, id: &OrgId) {
         let mut orgs = lock(&self.0.orgs);
         let mut last = match orgs.get(id) {
-            Some(Entry::Reporting(report)) => report.status(),
-            Some(Entry::Retired(_)) => return,
+            Some(Known::Reporting(report)) => report.status(),
+            Some(Known::Retired(_)) => return,
             None => OrgStatus {
                 id: id.clone(),
                 org: String::new(),
@@ -101,25 +112,58 @@ impl Reports {
                 cursor: None,
                 tip: None,
                 coverage: CoverageStatus::default(),
-                source: SourceStatus { state: State::Retired, reason: None, since: None, remedy: None },
+                source: SourceStatus {
+                    state: State::Retired,
+                    reason: None,
+                    since: None,
+                    remedy: None,
+                    token: None,
+                },
                 lanes: Vec::new(),
             },
         };
         let since = Some(Moment(self.0.clock.now()));
         last.state = State::Retired;
-        last.source = SourceStatus { state: State::Retired, reason: None, since, remedy: None };
+        last.source = SourceStatus { state: State::Retired, reason: None, since, remedy: None, token: None };
         for lane in &mut last.lanes {
             (lane.state, lane.reason, lane.since, lane.remedy) = (State::Retired, None, since, None);
+            lane.credential = None;
         }
-        orgs.insert(id.clone(), Entry::Retired(Box::new(last)));
+        orgs.insert(id.clone(), Known::Retired(Box::new(last)));
         self.0.metrics.remove_org(id);
     }
 
-    /// A configuration was put in force (`ok`), or refused for `error` while the one before stays.
+    /// A configuration was put in force (`ok`), or refused for `error` while the one before stays. One that is refused for something
+    /// else than before has been refused since then.
     pub fn set_config(&self, ok: bool, error: Option<String>) {
         let now = self.0.clock.now();
         self.0.metrics.set_config(ok, now);
-        *lock(&self.0.config) = Some(ConfigStatus { ok, since: Some(Moment(now)), error });
+        let mut config = lock(&self.0.config);
+        let before = config.take();
+        let refused = before.as_ref().filter(|before| !ok && !before.ok).and_then(|before| before.since);
+        let needs_restart = before.map(|before| before.needs_restart).unwrap_or_default();
+        *config = Some(ConfigStatus { ok, since: refused.or(Some(Moment(now))), error, needs_restart });
+    }
+
+    /// Keys whose new values count only from the next start of the process on.
+    pub fn set_config_restart(&self, keys: &[String]) {
+        if let Some(config) = lock(&self.0.config).as_mut() {
+            config.needs_restart = keys.to_vec();
+        }
+    }
+
+    /// Where it is recorded what people and signals do; known before the first org starts.
+    pub fn set_audit(&self, audit: Audit) {
+        // A second one would be of the same directory.
+        drop(self.0.audit.set(audit));
+    }
+
+    /// Puts a line into the audit record, if there is one.
+    pub fn record(&self, act: Act, who: &str, changed: Vec<String>) {
+        let entry = Entry { act, who: who.to_owned(), org: None, changed };
+        if let Some(audit) = self.0.audit.get() {
+            record(audit, self.0.clock.now(), entry);
+        }
     }
 
     /// The state directory is open.
@@ -143,7 +187,7 @@ impl Reports {
             missing.push("no org has started".to_owned());
         }
         for entry in orgs.values() {
-            if let Entry::Reporting(report) = entry
+            if let Known::Reporting(report) = entry
                 && !report.first_sweep_has_ended()
             {
                 missing.push(format!("first sweep of {} has not ended", report.id()));
@@ -156,16 +200,12 @@ impl Reports {
         let orgs = lock(&self.0.orgs)
             .values()
             .map(|entry| match entry {
-                Entry::Reporting(report) => report.status(),
-                Entry::Retired(last) => last.as_ref().clone(),
+                Known::Reporting(report) => report.status(),
+                Known::Retired(last) => last.as_ref().clone(),
             })
             .collect();
         let config = lock(&self.0.config).clone();
-        Status {
-            version: self.0.version.clone(),
-            orgs,
-            config: config.unwrap_or(ConfigStatus { ok: false, since: None, error: None }),
-        }
+        Status { version: self.0.version.clone(), orgs, config: config.unwrap_or_default() }
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -189,6 +229,7 @@ struct Org {
     lanes: BTreeMap<DestinationName, Party>,
     figures: Mutex<CoverageFigures>,
     swept: AtomicBool,
+    audit: Option<Audit>,
 }
 
 /// How far collection is, as of the last commit.
@@ -245,6 +286,11 @@ impl OrgReport {
         self.0.metrics.journal_bytes.set(metrics::figure(usage.bytes));
     }
 
+    /// The newest line of the audit record.
+    pub fn audit(&self) -> Option<Head> {
+        self.0.audit.as_ref().map(Audit::head)
+    }
+
     /// The first sweep of this process has ended, well or not.
     pub fn first_sweep_ended(&self) {
         self.0.swept.store(true, Ordering::Release);
@@ -274,6 +320,14 @@ impl OrgReport {
             source,
             lanes,
         }
+    }
+}
+
+/// A line that the disk refuses is in the log instead, and nothing waits for it: what it tells of has happened.
+fn record(audit: &Audit, at: Second, entry: Entry) {
+    if let Err(error) = audit.record(at, entry.clone()) {
+        let Entry { act, who, org, changed } = entry;
+        tracing::error!(%error, ?act, who, org = org.map(|org| org.to_string()), ?changed, "not in the audit record");
     }
 }
 

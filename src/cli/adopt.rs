@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-use super::quarantine::who::who;
 use super::{AdoptFlags, Exit, Failure, Global, only, runtime};
+use crate::audit::who::who;
+use crate::audit::{Act, Audit, Entry};
 use crate::clock::Clock;
 use crate::collect;
 use crate::config::settings::Settings;
@@ -68,6 +69,7 @@ async fn carry_out(
         .into());
     }
     let journal = SqliteJournal::open(&settings.state_dir).map_err(Failure::of_state)?;
+    let audit = Audit::open(&settings.state_dir).map_err(anyhow::Error::from)?;
     let lanes = org.destinations();
     let state = journal.open(&org.id, &lanes).await.map_err(Failure::of_state)?;
     if journal.note(&org.id, MARK).await.map_err(Failure::of_state)?.is_some() {
@@ -117,6 +119,9 @@ async fn carry_out(
         org = %org.id, chunk = adopted.from, theirs = adopted.theirs, ours = adopted.ours, remaining = adopted.remaining, who,
         "adopted the chunks of another instance"
     );
+    let changed = vec![format!("chunks from {} on", adopted.from)];
+    let entry = Entry { act: Act::Adopt, who: who.clone(), org: Some(org.id.clone()), changed };
+    audit.record(clock.now(), entry).map_err(anyhow::Error::from)?;
     let note = serde_json::json!({
         "at": clock.now().to_string(), "who": who, "from": adopted.from, "theirs": adopted.theirs, "ours": adopted.ours,
         "remaining": adopted.remaining,

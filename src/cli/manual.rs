@@ -42,6 +42,9 @@ With any value, \\fBstatus\\fR prints no colours.
 .TP
 \\fBSIGTERM\\fR, \\fBSIGINT\\fR
 End \\fBrun\\fR: what is under way has 10 seconds to finish. A second one ends it at once; nothing is lost either way.
+.TP
+\\fBSIGHUP\\fR
+Load the configuration again at once, as \\fBrun\\fR also does by itself when a file changes. One with a mistake changes nothing, and \\fBstatus\\fR says so.
 .SH EXIT STATUS
 ";
 

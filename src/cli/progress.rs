@@ -78,6 +78,7 @@ mod tests {
         let lane = |destination, state, backlog_events| LaneStatus {
             destination,
             identity: None,
+            credential: None,
             state,
             reason: (state == State::Paused).then(|| "permission".to_owned()),
             since: None,
@@ -96,7 +97,7 @@ mod tests {
             cursor: None,
             tip: None,
             coverage: CoverageStatus::default(),
-            source: SourceStatus { state: State::Ok, reason: None, since: None, remedy: None },
+            source: SourceStatus { state: State::Ok, reason: None, since: None, remedy: None, token: None },
             lanes: vec![
                 lane(DestinationName::Sentinel, State::Paused, 7),
                 lane(DestinationName::S3, State::Ok, 120),

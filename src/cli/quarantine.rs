@@ -7,7 +7,6 @@ mod decide;
 mod show;
 #[cfg(test)]
 mod tests;
-pub(super) mod who;
 
 use std::io::Write;
 

@@ -1,15 +1,18 @@
 //! `run`: the daemon, and `run --once`.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 
 use super::progress::Progress;
 use super::{Exit, Failure, Global, RunFlags, runtime};
+use crate::config::Loaded;
 use crate::journal::JournalError;
 use crate::log;
 use crate::metrics::Metrics;
+use crate::reload::Reloading;
 use crate::report::status::Status;
 use crate::supervisor::{self, Ended, RunOptions, StartError, Watch};
 
@@ -17,7 +20,7 @@ use crate::supervisor::{self, Ended, RunOptions, StartError, Watch};
 const LOG_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(global: &Global, flags: &RunFlags) -> Result<Exit, Failure> {
-    let mut settings = global.load()?.settings;
+    let Loaded { mut settings, file, orgs_dir, .. } = global.load()?;
     let shown = flags.once && std::io::stderr().is_terminal();
     if shown && settings.log.level == "info" {
         // The lines of the progress say the same, and are redrawn in place.
@@ -30,7 +33,14 @@ pub(super) fn run(global: &Global, flags: &RunFlags) -> Result<Exit, Failure> {
         let mut progress = Progress::default();
         Box::new(move |status: &Status| progress.show(status)) as Watch
     });
-    let options = RunOptions { once: flags.once.then_some(flags.timeout), watch };
+    let again = global.clone();
+    let reloading = (!flags.once).then(|| Reloading {
+        load: Arc::new(move || again.load()),
+        file,
+        orgs_dir,
+        level: Some(log.level()),
+    });
+    let options = RunOptions { once: flags.once.then_some(flags.timeout), watch, reloading };
     let ended = runtime()?.block_on(supervisor::run(settings, metrics, options));
     log.finish(LOG_DEADLINE);
     match ended {

@@ -13,7 +13,7 @@ use crate::journal::{Journal, JournalError};
 const NOTE: &str = "time";
 /// Two clocks drift apart, and are set right, by less than this; what is misjudged by it lies within any overlap.
 const DRIFT_SECONDS: i64 = 60;
-/// A tip that lies no more than this ahead lies there because dates are rounded.
+/// What was read no more than this ahead was read there because dates are rounded.
 const ROUNDING_SECONDS: i64 = 5;
 
 /// The service's time as believed, held against the local one.
@@ -30,18 +30,19 @@ impl KnownTime {
         KnownTime { ahead: service - local, doubted: false }
     }
 
-    /// What a process begins with, held against what was known, and against the tip of what was read.
+    /// What a process begins with, held against what was known, and against the time of the last look: it outlives a lost state, in
+    /// the claims.
     pub(super) fn compared(
         self,
         known: Option<KnownTime>,
         service: Second,
-        tip: Option<Second>,
+        last_read: Option<Second>,
     ) -> KnownTime {
         let other = known.is_some_and(|known| {
             known.doubted || known.ahead.abs_diff(self.ahead) > DRIFT_SECONDS.unsigned_abs()
         });
-        let before_the_tip = tip.is_some_and(|tip| tip - service > ROUNDING_SECONDS);
-        KnownTime { doubted: other || before_the_tip, ..self }
+        let before_the_last_look = last_read.is_some_and(|at| at - service > ROUNDING_SECONDS);
+        KnownTime { doubted: other || before_the_last_look, ..self }
     }
 
     /// Whether `known` says the same already.
@@ -63,11 +64,12 @@ impl KnownTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::memory::MemoryJournal;
 
-    fn begins(known: Option<KnownTime>, service: i64, local: i64, tip: Option<i64>) -> bool {
+    fn begins(known: Option<KnownTime>, service: i64, local: i64, read: Option<i64>) -> bool {
         let service = Second(service);
         let time = KnownTime::believed(service, Second(local));
-        time.compared(known, service, tip.map(Second)).doubted
+        time.compared(known, service, read.map(Second)).doubted
     }
 
     fn known(ahead: i64) -> Option<KnownTime> {
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_before_the_tip_is_doubted() {
+    fn a_time_before_the_last_look_is_doubted() {
         assert!(begins(None, 1_000_000, 1_000_000, Some(1_000_006)));
         assert!(!begins(None, 1_000_000, 1_000_000, Some(1_000_005)), "dates are rounded");
         assert!(begins(known(0), 1_000_000, 1_000_000, Some(9_000_000)));
@@ -98,6 +100,20 @@ mod tests {
     fn a_doubt_outlasts_the_process_that_had_it() {
         let doubted = Some(KnownTime { ahead: 0, doubted: true });
         assert!(begins(doubted, 1_000_000, 1_000_000, None));
+    }
+
+    #[tokio::test]
+    async fn what_one_process_wrote_down_the_next_finds_and_what_does_not_read_is_as_nothing() {
+        let (journal, id) = (MemoryJournal::new(), OrgId::new("acme").unwrap());
+        journal.open(&id, &[]).await.unwrap();
+        assert_eq!(KnownTime::load(&journal, &id).await.unwrap(), None);
+        for doubted in [true, false] {
+            let time = KnownTime { ahead: -7, doubted };
+            time.save(&journal, &id).await.unwrap();
+            assert_eq!(KnownTime::load(&journal, &id).await.unwrap(), Some(time));
+        }
+        journal.set_note(&id, NOTE, Some(b"{".to_vec())).await.unwrap();
+        assert_eq!(KnownTime::load(&journal, &id).await.unwrap(), None);
     }
 
     #[test]

@@ -138,8 +138,8 @@ pub fn next(situation: &Situation<'_>, policy: &Policy) -> Next {
         }
     }
     // A head sweep that is due may have nothing to read yet (`settle`, or a start that lies ahead): look again in a second.
-    let head_at = head_at.max(situation.now + 1);
-    Next::Wait(look_at.map_or(head_at, |at| at.max(situation.now + 1).min(head_at)))
+    let at = look_at.map_or(head_at, |at| at.min(head_at));
+    Next::Wait(at.max(situation.now + 1))
 }
 
 /// `[max(start, min(tip, now) − overlap, now − settle − overlap − 2 × poll interval), now − settle)`; what lies between the tip and

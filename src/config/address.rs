@@ -20,6 +20,12 @@ pub(super) enum BadAddress {
     Unreadable { example: &'static str },
     #[error("give the address without a user name and password: credentials have keys of their own")]
     Credentials,
+    #[error("give off, or the proxy's address and port, such as http://proxy.example.com:3128")]
+    Proxy,
+    #[error(
+        "give the proxy without a user name and password: set proxy_username and proxy_password = {{ file = \"…\" }}"
+    )]
+    ProxyCredentials,
     #[error("give the address without `?` and `#`")]
     Query,
     #[error("give the address without a path, such as https://{example}")]
@@ -75,6 +81,26 @@ pub(super) fn check(text: &str, rule: &Rule) -> Result<Address, BadAddress> {
     Ok(Address { url: url.as_str().trim_end_matches('/').to_owned(), exposed })
 }
 
+/// What is accepted as a proxy.
+pub(super) fn proxy(text: &str) -> Result<String, BadAddress> {
+    let Ok(url) = reqwest::Url::parse(text) else { return Err(BadAddress::Proxy) };
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(BadAddress::Proxy);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(BadAddress::ProxyCredentials);
+    }
+    if url.query().is_some() || url.fragment().is_some() || url.path() != "/" {
+        return Err(BadAddress::Proxy);
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// Whether what is sent to an address can be read on the way to another machine.
+pub(super) fn is_exposed(url: &str) -> bool {
+    reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url))
+}
+
 fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -108,6 +134,16 @@ mod tests {
                 "{elsewhere}"
             );
             assert!(checked(elsewhere, Http::Anywhere).is_ok_and(|address| address.exposed), "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_host_and_a_port_without_credentials() {
+        assert_eq!(proxy("http://Proxy.example:3128/"), Ok("http://proxy.example:3128".into()));
+        assert_eq!(proxy("https://[::1]:3128"), Ok("https://[::1]:3128".into()));
+        assert_eq!(proxy("http://me:pw@proxy:3128"), Err(BadAddress::ProxyCredentials));
+        for wrong in ["proxy:3128", "socks5://proxy:1080", "http://proxy:3128/path", "http://proxy?a=b", ""] {
+            assert_eq!(proxy(wrong), Err(BadAddress::Proxy), "{wrong}");
         }
     }
 

@@ -130,14 +130,18 @@ fn remove(values: &mut Dict, key: &[String]) -> bool {
 
 /// Tables that choose one of several forms. Merging two choices key by key would make a third that nobody wrote, so the upper one
 /// replaces the lower one. The second entry is the key that makes the choice; without one, any key does.
-const CHOICES: [(&[&str], Option<&str>); 7] = [
+const CHOICES: [(&[&str], Option<&str>); 11] = [
     (&["source", "token"], None),
     (&["source", "next_token"], None),
     (&["sentinel", "identity"], Some("kind")),
     (&["sentinel", "identity", "secret"], None),
     (&["sentinel", "identity", "certificate"], None),
     (&["sentinel", "identity", "password"], None),
+    (&["sentinel", "identity", "next_secret"], None),
+    (&["sentinel", "identity", "next_certificate"], None),
+    (&["sentinel", "identity", "next_password"], None),
     (&["s3", "secret_access_key"], None),
+    (&["s3", "next_secret_access_key"], None),
 ];
 
 /// A key of an upper layer, and one of a lower layer that it stands in place of.
@@ -154,8 +158,8 @@ fn owned(key: &[&str]) -> Vec<String> {
 fn is_secret(key: &[String]) -> bool {
     let holds = |part: &String| {
         matches!(
-            part.as_str(),
-            "token" | "next_token" | "secret" | "secret_access_key" | "certificate" | "password"
+            part.strip_prefix("next_").unwrap_or(part),
+            "token" | "secret" | "secret_access_key" | "certificate" | "password"
         )
     };
     // `file`, `env` and `esc` say where a secret is, not what it is.

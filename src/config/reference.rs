@@ -32,6 +32,18 @@ prints what all of them come to and where each value came from; `check --offline
 Relative paths are relative to the file they stand in. A duration is a text such as `\"90s\"`, `\"5m\"`, `\"1h30m\"`, `\"7d\"`; a size is a text such
 as `\"512MiB\"`, `\"10GiB\"`. Unknown keys are refused. For an editor that knows JSON Schema, `config schema forwarder` and `config schema org`
 print one.
+
+## Changes while the daemon runs
+
+The daemon takes up a changed file by itself within a few seconds, a changed secret or certificate file included, and at once at SIGHUP
+(`systemctl reload`). What is valid is put in force org by org: a new file is an org that starts; an org whose settings differ finishes the requests
+under way and goes on from where it stands with the new ones; the others are not touched. An org whose file is gone delivers what it can within ten
+seconds and is `retired`: its state is kept, and it goes on from there when a file with the same name comes back. A configuration with a mistake
+changes nothing: the log, `status` and `pulumi_audit_config_last_reload_successful` say so until it is mended. Only `state_dir`, `admin.listen`
+and `log.format` wait for the next start of the daemon, and `status` names them; so do environment variables, which no running process sees.
+
+An organization that was renamed in Pulumi Cloud is paused, and the remedy names the organizations that the token sees. Set `org` to the new name
+and keep the file's name: it goes on with the same coverage, event keys and numbers.
 ";
 
 /// The whole page.

@@ -3,6 +3,7 @@
 //! Every check runs, so that all mistakes are reported together; a value whose mistake is noted already is passed over.
 
 mod identity;
+mod route;
 mod source_credentials;
 
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use super::layers::View;
 use super::quantity::{Period, Size};
 use super::settings::{
     Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Checksums, S3Credentials,
-    S3Encryption, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings, SourceAccess,
-    SourceSettings, Start,
+    S3Encryption, S3Key, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings,
+    SourceAccess, SourceSettings, Start,
 };
 use super::{
     ChecksumsName, CloudName, ColumnsName, ForwarderFile, LockModeName, LogFormatName, LogLevel,
@@ -28,6 +29,7 @@ use crate::event::OrgId;
 use crate::http::Clients;
 use crate::pulumi::environment::parse_place;
 use crate::secret::{EscPlace, Place, SecretError, SecretSource};
+use route::Written;
 
 const JOURNAL_BYTES_MIN: Size = Size(1 << 20);
 const POLL_INTERVAL_MIN: Period = Period(Duration::from_secs(1));
@@ -51,7 +53,7 @@ const ESC_REMEDY: &str = "give org/project/environment#path, such as acme/infra/
 
 /// What `forwarder.toml` means; `None` where a mistake stands in the way.
 pub(super) struct Forwarder {
-    /// Made to see whether certificate authority files can be used: each once, however many orgs name it.
+    /// Made to see whether the files of a route can be used: each route once, however many orgs have it.
     clients: Clients,
     /// As it is shown to people: relative if it was written so in a file that was named relatively.
     pub(super) orgs_dir: Option<PathBuf>,
@@ -264,20 +266,6 @@ impl Reader<'_> {
         }
     }
 
-    fn ca_file(&mut self, key: [&str; 2], value: Option<&Path>) -> Option<Option<PathBuf>> {
-        let Some(written) = value else {
-            return (!self.view.found_wrong(&key)).then_some(None);
-        };
-        let path = self.path(&key, Some(written), "")?;
-        if self.secrets == Secrets::MustBeReadable
-            && let Err(error) = self.clients.get(Some(&path))
-        {
-            self.view.refuse(&key, error.to_string());
-            return None;
-        }
-        Some(Some(path))
-    }
-
     /// `None` when it is wrong or missing.
     fn secret(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<SecretSource> {
         let (source, key) = self.secret_source(key, place)?;
@@ -402,7 +390,7 @@ impl Reader<'_> {
         let requests_per_second = self.rate(&["source", "requests_per_second"], section.requests_per_second);
         let host_requests_per_second =
             self.rate(&["source", "host_requests_per_second"], section.host_requests_per_second);
-        let ca_file = self.ca_file(["source", "ca_file"], section.ca_file.as_deref());
+        let route = self.route(&Written::of_source(section), api_url.as_deref());
         let credentials = self.source_credentials(section, org);
         Some(SourceSettings {
             api_url: api_url?,
@@ -412,7 +400,7 @@ impl Reader<'_> {
             rescan_after: rescan_after?,
             requests_per_second: requests_per_second?,
             host_requests_per_second: host_requests_per_second?,
-            ca_file: ca_file?,
+            route: route?,
             credentials: credentials?,
         })
     }
@@ -447,7 +435,7 @@ impl Reader<'_> {
         let authority = self.authority(section.authority.as_deref(), cloud);
         let scope = self.scope(section.scope.as_deref(), cloud);
         let identity = self.identity(section.identity.as_ref());
-        let ca_file = self.ca_file(["sentinel", "ca_file"], section.ca_file.as_deref());
+        let route = self.route(&Written::of_sentinel(section), endpoint.as_deref());
         let columns = match columns? {
             ColumnsName::Official => Columns::Official,
             ColumnsName::Extended => Columns::Extended,
@@ -471,7 +459,7 @@ impl Reader<'_> {
             authority: authority?,
             scope: scope?,
             identity: identity?,
-            ca_file: ca_file?,
+            route: route?,
         })
     }
 
@@ -571,7 +559,7 @@ impl Reader<'_> {
             |owner| owner.len() == 12 && owner.bytes().all(|b| b.is_ascii_digit()),
         );
         let checksums = required(self.view, &["s3", "checksums"], section.checksums, "");
-        let ca_file = self.ca_file(["s3", "ca_file"], section.ca_file.as_deref());
+        let route = self.route(&Written::of_s3(section), endpoint_url.as_ref().and_then(Option::as_deref));
         Some(S3Settings {
             bucket: bucket?,
             prefix: prefix?,
@@ -590,7 +578,7 @@ impl Reader<'_> {
                 ChecksumsName::WhenSupported => S3Checksums::WhenSupported,
                 ChecksumsName::WhenRequired => S3Checksums::WhenRequired,
             },
-            ca_file: ca_file?,
+            route: route?,
         })
     }
 
@@ -735,24 +723,58 @@ impl Reader<'_> {
             |name| name.chars().count() <= NAME_CHARACTERS_MAX && !name.contains(char::is_control),
         )?;
         if let Some(profile) = profile {
-            if section.access_key_id.is_some() || section.secret_access_key.is_some() {
+            let first = section.access_key_id.is_some() || section.secret_access_key.is_some();
+            if first || section.next_access_key_id.is_some() || section.next_secret_access_key.is_some() {
                 let text = "names credentials, and so does access_key_id: remove one of the two";
                 self.view.refuse(&["s3", "profile"], text);
                 return None;
             }
             return Some(S3Credentials::Profile(profile));
         }
+        let next = self.s3_key(
+            ["next_access_key_id", "next_secret_access_key"],
+            section.next_access_key_id.as_deref(),
+            section.next_secret_access_key.as_ref(),
+            "next_access_key_id and next_secret_access_key belong together; without both, there is no second key",
+        );
         if section.access_key_id.is_none() && section.secret_access_key.is_none() {
             let wrong = self.view.found_wrong(id) || self.view.found_wrong(secret);
+            if next?.is_some() {
+                let text = "is the second of two keys: give access_key_id and secret_access_key too";
+                self.view.refuse(&["s3", "next_access_key_id"], text);
+                return None;
+            }
             return (!wrong).then_some(S3Credentials::Default);
         }
-        let both = "access_key_id and secret_access_key belong together; without both, the AWS SDK's own search is used";
-        let access_key_id = self.name(id, section.access_key_id.as_deref(), both);
-        let secret_access_key = match &section.secret_access_key {
-            Some(place) => self.secret(secret, Some(place)),
-            None => required(self.view, secret, None, both),
+        let key = self.s3_key(
+            ["access_key_id", "secret_access_key"],
+            section.access_key_id.as_deref(),
+            section.secret_access_key.as_ref(),
+            "access_key_id and secret_access_key belong together; without both, the AWS SDK's own search is used",
+        );
+        let next = next?;
+        Some(S3Credentials::Static { key: key??, next })
+    }
+
+    /// A fixed key, where one of its halves is given.
+    fn s3_key(
+        &mut self,
+        names: [&str; 2],
+        access_key_id: Option<&str>,
+        secret_access_key: Option<&SecretPlace>,
+        both: &str,
+    ) -> Option<Option<S3Key>> {
+        let [id, secret] = names.map(|name| ["s3", name]);
+        if access_key_id.is_none() && secret_access_key.is_none() {
+            let wrong = self.view.found_wrong(&id) || self.view.found_wrong(&secret);
+            return (!wrong).then_some(None);
+        }
+        let access_key_id = self.name(&id, access_key_id, both);
+        let secret_access_key = match secret_access_key {
+            Some(place) => self.secret(&secret, Some(place)),
+            None => required(self.view, &secret, None, both),
         };
-        Some(S3Credentials::Static { access_key_id: access_key_id?, secret_access_key: secret_access_key? })
+        Some(Some(S3Key { access_key_id: access_key_id?, secret_access_key: secret_access_key? }))
     }
 }
 

@@ -4,14 +4,15 @@
 //! settings hold their sources.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::chunk::Packing;
 use crate::clock::Second;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
-use crate::secret::SecretSource;
+use crate::http::Route;
+use crate::secret::{Place, SecretSource};
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,17 +83,44 @@ impl OrgSettings {
         match (name, &self.sentinel, &self.s3) {
             (DestinationName::Sentinel, Some(sentinel), _) => sentinel.identity.secrets(),
             (DestinationName::S3, _, Some(s3)) => match &s3.credentials {
-                S3Credentials::Static { secret_access_key, .. } => vec![secret_access_key],
+                S3Credentials::Static { key, next } => {
+                    std::iter::once(key).chain(next).map(|key| &key.secret_access_key).collect()
+                }
                 S3Credentials::Default | S3Credentials::Profile(_) => Vec::new(),
             },
             _ => Vec::new(),
         }
     }
 
+    /// The certificate authority files that its connections are made with.
+    pub fn certificate_files(&self) -> Vec<&Path> {
+        self.routes().filter_map(|route| route.ca_file.as_deref()).collect()
+    }
+
+    fn routes(&self) -> impl Iterator<Item = &Route> {
+        let sentinel = self.sentinel.as_ref().map(|sentinel| &sentinel.route);
+        let s3 = self.s3.as_ref().map(|s3| &s3.route);
+        [Some(&self.source.route), sentinel, s3].into_iter().flatten()
+    }
+
+    /// The files that its secrets are read from.
+    pub fn secret_files(&self) -> Vec<&Path> {
+        let mut secrets = self.source.credentials.secrets();
+        for name in self.destinations() {
+            secrets.extend(self.secrets_of(name));
+        }
+        secrets.extend(self.routes().flat_map(Route::secrets));
+        secrets.into_iter().filter_map(file_of).collect()
+    }
+
     /// How chunks are compressed. A destination configured later gets the older chunks as they are: larger, and no less right.
     pub fn packing(&self) -> Packing {
         if self.s3.is_some() || self.file.is_some() { Packing::Stored } else { Packing::Passing }
     }
+}
+
+fn file_of(secret: &SecretSource) -> Option<&Path> {
+    if let Place::File(path) = &secret.place { Some(path) } else { None }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,14 +141,14 @@ pub struct SourceSettings {
     pub rescan_after: Vec<Duration>,
     pub requests_per_second: f64,
     pub host_requests_per_second: f64,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
     pub credentials: SourceCredentials,
 }
 
 impl SourceSettings {
     pub fn access(&self) -> SourceAccess {
-        let SourceSettings { api_url, ca_file, credentials, .. } = self;
-        SourceAccess { api_url: api_url.clone(), ca_file: ca_file.clone(), credentials: credentials.clone() }
+        let SourceSettings { api_url, route, credentials, .. } = self;
+        SourceAccess { api_url: api_url.clone(), route: route.clone(), credentials: credentials.clone() }
     }
 }
 
@@ -177,7 +205,7 @@ impl TokenType {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceAccess {
     pub api_url: String,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
     pub credentials: SourceCredentials,
 }
 
@@ -195,7 +223,7 @@ pub struct SentinelSettings {
     /// `https://monitor.azure.com/.default` for the public cloud.
     pub scope: String,
     pub identity: AzureIdentity,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,6 +252,7 @@ pub enum AzureIdentity {
         tenant_id: String,
         client_id: String,
         secret: SecretSource,
+        next_secret: Option<SecretSource>,
     },
     ClientCertificate {
         tenant_id: String,
@@ -232,6 +261,7 @@ pub enum AzureIdentity {
         certificate: SecretSource,
         /// Of PKCS#12.
         password: Option<SecretSource>,
+        next: Option<NextCertificate>,
     },
     /// The platform's own token, exchanged for one of Entra's.
     WorkloadIdentity {
@@ -255,15 +285,27 @@ pub enum AzureIdentity {
     },
 }
 
+/// A second certificate, and its password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextCertificate {
+    pub certificate: SecretSource,
+    pub password: Option<SecretSource>,
+}
+
 impl AzureIdentity {
     /// What proves it, where that is a secret of ours.
     fn secrets(&self) -> Vec<&SecretSource> {
         match self {
-            AzureIdentity::ClientSecret { secret, .. } => vec![secret],
-            AzureIdentity::ClientCertificate { certificate, password, .. } => {
-                std::iter::once(certificate).chain(password).collect()
+            AzureIdentity::ClientSecret { secret, next_secret, .. } => {
+                std::iter::once(secret).chain(next_secret).collect()
+            }
+            AzureIdentity::ClientCertificate { certificate, password, next, .. } => {
+                let next =
+                    next.iter().flat_map(|next| std::iter::once(&next.certificate).chain(&next.password));
+                std::iter::once(certificate).chain(password).chain(next).collect()
             }
             AzureIdentity::Found(identity) => identity.secrets(),
+            // A projected token is exchanged for another by the platform, several times a day, and read for each use.
             AzureIdentity::WorkloadIdentity { .. }
             | AzureIdentity::ManagedIdentity { .. }
             | AzureIdentity::AzureCli { .. }
@@ -309,7 +351,7 @@ pub struct S3Settings {
     pub storage_class: Option<String>,
     pub expected_bucket_owner: Option<String>,
     pub checksums: S3Checksums,
-    pub ca_file: Option<PathBuf>,
+    pub route: Route,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -319,9 +361,16 @@ pub enum S3Credentials {
     /// This profile and nothing else.
     Profile(String),
     Static {
-        access_key_id: String,
-        secret_access_key: SecretSource,
+        key: S3Key,
+        next: Option<S3Key>,
     },
+}
+
+/// A fixed access key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct S3Key {
+    pub access_key_id: String,
+    pub secret_access_key: SecretSource,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::settings::*;
 use super::*;
 use crate::chunk::Packing;
+use crate::http::Route;
 use crate::secret::Place;
 
 /// A directory with configuration files, and the variables beside it.
@@ -126,7 +127,7 @@ fn an_empty_forwarder_file_means_the_defaults() {
                     rescan_after: [3_600, 21_600, 86_400].map(Duration::from_secs).into(),
                     requests_per_second: 2.0,
                     host_requests_per_second: 10.0,
-                    ca_file: None,
+                    route: Route::default(),
                     credentials: SourceCredentials::Stored {
                         token: crate::secret::SecretSource {
                             place: Place::File(written.path("orgs/../token")),
@@ -389,6 +390,41 @@ fn a_secret_in_an_environment_is_not_opened_when_the_configuration_is_loaded() {
     assert_eq!(azure.access, org.source.access(), "it is opened with the org's own token");
     let aws = place(crate::destination::DestinationName::S3);
     assert_eq!(aws.to_string(), "ESC environment acme/infra/siem#aws[0]");
+}
+
+#[test]
+fn each_secret_may_have_a_second_one() {
+    let text = SENTINEL.replace(
+        "secret = { file = \"../token\" }",
+        "secret = { file = \"../token\" }, next_secret = { file = \"../next\" }",
+    ) + "[s3]\nbucket = \"audit\"\naccess_key_id = \"AKIA\"\nsecret_access_key = { file = \"../token\" }\n\
+         next_access_key_id = \"AKIB\"\nnext_secret_access_key = { file = \"../next\" }\n";
+    assert!(text.contains("next_secret ="), "the fixture has a client secret: {text}");
+    let written = Written::new("").org("acme", &text).secret("next", "second", 0o600);
+    let settings = written.settings();
+    let place = Place::File(written.path("orgs/../next"));
+    let AzureIdentity::ClientSecret { next_secret: Some(next), .. } =
+        settings.orgs[0].sentinel.clone().unwrap().identity
+    else {
+        panic!()
+    };
+    assert_eq!(next.place, place);
+    let S3Credentials::Static { next: Some(next), .. } = &settings.orgs[0].s3.as_ref().unwrap().credentials
+    else {
+        panic!()
+    };
+    assert_eq!((next.access_key_id.as_str(), &next.secret_access_key.place), ("AKIB", &place));
+
+    let certificate = "{ kind = \"client_certificate\", tenant_id = \"t\", client_id = \"c\", certificate = { file = \"../token\" }, \
+                       next_certificate = { file = \"../next.p12\" }, next_password = { file = \"../token\" } }";
+    let written = azure_identity(certificate, &[]).secret("next.p12", "x\ny\n", 0o600);
+    let AzureIdentity::ClientCertificate { next: Some(next), password: None, .. } =
+        written.settings().orgs[0].sentinel.clone().unwrap().identity
+    else {
+        panic!()
+    };
+    assert_eq!(next.certificate.place, Place::File(written.path("orgs/../next.p12")));
+    assert_eq!(next.password.unwrap().place, Place::File(written.path("orgs/../token")));
 }
 
 #[test]
@@ -859,12 +895,35 @@ fn every_mistake_is_answered_with_its_place_and_remedy() {
         identity("{ kind = \"client_secret\", tenant_id = \"t\", client_id = \"c\", secret = \"s\" }"),
     );
 
+    say(
+        "Sentinel: next secret of another kind",
+        identity("{ kind = \"managed_identity\", next_secret = { file = \"../token\" } }"),
+    );
+    say(
+        "Sentinel: next password alone",
+        identity(
+            "{ kind = \"client_certificate\", tenant_id = \"t\", client_id = \"c\", certificate = { file = \"../token\" }, next_password = { file = \"../token\" } }",
+        ),
+    );
+
     say("S3: no bucket", s3(""));
     say("S3: bucket as an address", s3("bucket = \"s3://x\""));
     say("S3: bucket's name", s3("bucket = \"a b\""));
     say("S3: prefix", s3("bucket = \"acme-audit\"\nprefix = \"a//b\""));
     say("S3: half a key", s3("bucket = \"acme-audit\"\naccess_key_id = \"AKIA\""));
     say("S3: the other half", s3("bucket = \"acme-audit\"\nsecret_access_key = { file = \"../token\" }"));
+    say(
+        "S3: half a second key",
+        s3(
+            "bucket = \"acme-audit\"\naccess_key_id = \"AKIA\"\nsecret_access_key = { file = \"../token\" }\nnext_access_key_id = \"AKIB\"",
+        ),
+    );
+    say(
+        "S3: a second key alone",
+        s3(
+            "bucket = \"acme-audit\"\nnext_access_key_id = \"AKIB\"\nnext_secret_access_key = { file = \"../token\" }",
+        ),
+    );
     say("S3: endpoint unencrypted", s3("bucket = \"acme-audit\"\nendpoint_url = \"http://10.0.0.1:9000\""));
     let s3_with = |text: &str| s3(&format!("bucket = \"acme-audit\"\n{text}"));
     say("S3: profile and key", s3_with("profile = \"audit\"\naccess_key_id = \"AKIA\""));
@@ -963,6 +1022,20 @@ fn every_wrong_file_is_answered_with_its_place_and_remedy() {
     say("token: a key that is none", source("next_token = { path = \"../token\" }"));
     say("token: a directory", directory(source("next_token = { file = \"../folder\" }"), "folder"));
     say("authorities: no certificate in the file", source("ca_file = \"../token\""));
+    say("proxy with credentials", source("proxy = \"http://me:pw@proxy.example:3128\""));
+    say("proxy of another kind", source("proxy = \"socks5://proxy.example:1080\""));
+    say(
+        "proxy: a user name and no password",
+        source("proxy = \"http://proxy:3128\"\nproxy_username = \"me\""),
+    );
+    say("proxy: a password for none", sentinel("proxy_password = { file = \"../token\" }"));
+    say(
+        "proxy before an unencrypted service",
+        source("proxy = \"http://proxy:3128\"\napi_url = \"http://pulumi.example\"\nallow_http = true"),
+    );
+    say("client certificate: none in the file", source("client_certificate = { file = \"../token\" }"));
+    say("client certificate: a key alone", source("client_key = { file = \"../token\" }"));
+    say("client certificate for S3", s3("client_certificate = { file = \"../token\" }"));
     say("service address with a query", source("api_url = \"https://pulumi.example?x=1\""));
     say("service address of another kind", source("api_url = \"ftp://pulumi.example\""));
 

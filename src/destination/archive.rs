@@ -28,6 +28,7 @@ use crate::destination::{Answer, Backlog, Destination, DestinationName, Receipt}
 use crate::event::{OrgId, hex};
 use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
+use crate::rotation::Standing;
 use crate::trial::{How, Outcome, Trial};
 
 /// Most bytes read of a claim that is not ours: enough to say whose it is.
@@ -145,6 +146,14 @@ pub trait Store: Send {
     }
 
     async fn secret_changed(&mut self) -> bool;
+
+    /// As [`Destination::look_at_secrets`].
+    async fn look_at_secrets(&mut self) {}
+
+    /// As [`Destination::standing`].
+    fn standing(&self) -> Option<Standing> {
+        None
+    }
 
     /// As [`Destination::check`]; the write probe is the archive's business.
     async fn check(&mut self, how: &How) -> Vec<Trial>;
@@ -288,6 +297,14 @@ impl<S: Store> Destination for Archive<S> {
         self.store.secret_changed().await
     }
 
+    async fn look_at_secrets(&mut self) {
+        self.store.look_at_secrets().await;
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        self.store.standing()
+    }
+
     async fn check(&mut self, how: &How) -> Vec<Trial> {
         let mut trials = self.store.check(how).await;
         if how.write_probe && !trials.iter().any(Trial::ends) {
@@ -299,6 +316,11 @@ impl<S: Store> Destination for Archive<S> {
 
 /// Unpacks an object and hashes its lines, without keeping them.
 pub fn lines_of(object: impl Read) -> Lines {
+    lines_below(CHUNK_LINES_BYTES_MAX, object)
+}
+
+/// What unpacks to `bytes_max` bytes or more is no object of ours.
+fn lines_below(bytes_max: u64, object: impl Read) -> Lines {
     struct Hasher(Sha256);
     impl Write for Hasher {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -310,8 +332,8 @@ pub fn lines_of(object: impl Read) -> Lines {
         }
     }
     let mut hasher = Hasher(Sha256::new());
-    match io::copy(&mut MultiGzDecoder::new(object).take(CHUNK_LINES_BYTES_MAX), &mut hasher) {
-        Ok(bytes) if bytes < CHUNK_LINES_BYTES_MAX => Lines::Sha256(hex(&hasher.0.finalize())),
+    match io::copy(&mut MultiGzDecoder::new(object).take(bytes_max), &mut hasher) {
+        Ok(bytes) if bytes < bytes_max => Lines::Sha256(hex(&hasher.0.finalize())),
         Ok(_) | Err(_) => Lines::Unreadable,
     }
 }
@@ -401,6 +423,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_receipt_says_what_the_store_answered_for_the_object() {
+        let created = Creation::New(Entry { status: 201, reference: "etag".into() });
+        let answer = said(Ok(created)).deliver(&chunk(0, "one", 1), &Alone).await;
+        let Answer::Durable(receipt) = answer else { panic!("not durable") };
+        assert_eq!((receipt.status, receipt.reference.as_str()), (201, "etag"));
+    }
+
+    #[tokio::test]
     async fn the_archive_is_named_after_its_store_and_asks_it_for_changed_secrets() {
         for changed in [true, false] {
             let mut archive = said(Ok(Creation::Exists));
@@ -445,6 +475,56 @@ mod tests {
         assert_ne!(fast, small);
         assert_eq!(lines_of(fast.as_ref()), lines_of(small.as_ref()));
         assert_eq!(lines_of(fast.as_ref()), Lines::Sha256(hex(&Sha256::digest(&lines))));
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_a_chunk_may_hold_does_not_unpack() {
+        let object = gzip(&b"{}\n".repeat(100), 6);
+        assert_eq!(lines_below(301, object.as_ref()), lines_of(object.as_ref()));
+        for bytes_max in [0, 299, 300] {
+            assert_eq!(lines_below(bytes_max, object.as_ref()), Lines::Unreadable, "{bytes_max}");
+        }
+    }
+
+    /// Chunk 0 of an instance whose name alone is so many bytes long.
+    fn chunk_with_a_claim_of(bytes: usize) -> Chunk {
+        chunk(0, &"x".repeat(bytes), 1)
+    }
+
+    async fn plant(place: &memory::Memory, chunk: &Chunk, claim: Bytes) {
+        let created = place.store().create(&chunk.claim_key(), &claim, Piece::Claim).await;
+        assert!(matches!(created, Ok(Creation::New(_))));
+    }
+
+    #[tokio::test]
+    async fn a_claim_of_megabytes_still_says_whose_it_is() {
+        let (ours, theirs) = (chunk(0, "ours", 1), chunk_with_a_claim_of(3 << 20));
+        let place = memory::Memory::default();
+        plant(&place, &theirs, theirs.claim.clone()).await;
+        let Answer::Paused(problem) = archive(&place).deliver(&ours, &Alone).await else {
+            panic!("not fenced")
+        };
+        assert!(problem.cause.contains("a claim of instance xxx"), "{}", problem.cause);
+        assert!(problem.cause.len() < 1_000, "and is not quoted whole");
+
+        let endless = chunk_with_a_claim_of(5 << 20);
+        let place = memory::Memory::default();
+        plant(&place, &endless, endless.claim.clone()).await;
+        let Answer::Paused(problem) = archive(&place).deliver(&ours, &Alone).await else {
+            panic!("not fenced")
+        };
+        assert!(problem.cause.contains("something that is not a claim"), "{}", problem.cause);
+    }
+
+    #[tokio::test]
+    async fn a_claim_of_ours_is_known_again_however_long_and_one_that_goes_on_is_not_ours() {
+        let chunk = chunk_with_a_claim_of(5 << 20);
+        let place = memory::Memory::default();
+        plant(&place, &chunk, chunk.claim.clone()).await;
+        assert!(matches!(archive(&place).deliver(&chunk, &Alone).await, Answer::Durable(_)));
+        let place = memory::Memory::default();
+        plant(&place, &chunk, Bytes::from([chunk.claim.as_ref(), b" "].concat())).await;
+        assert!(matches!(archive(&place).deliver(&chunk, &Alone).await, Answer::Paused(_)));
     }
 
     #[test]

@@ -35,9 +35,9 @@ use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
 use self::answer::{Meaning, Refused};
-use self::client::{Connected, Connections, SecretSeen};
+use self::client::{Connected, Connections, Made, SecretSeen};
 use self::keeping::Lock;
-use crate::chunk::CHUNK_LINES_BYTES_MAX;
+use crate::chunk::{CHUNK_LINES_BYTES_MAX, claim_key};
 use crate::clock::Clock;
 use crate::config::settings::{S3Credentials, S3Settings};
 use crate::destination::DestinationName;
@@ -47,12 +47,13 @@ use crate::destination::archive::{
 use crate::event::OrgId;
 use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
+use crate::rotation::Standing;
 use crate::trial::{How, Trial};
 
 /// The `s3` destination of one org. Touches nothing before it is used.
 ///
 /// # Errors
-/// When `ca_file` cannot be read.
+/// When a file of its route cannot be used.
 pub fn destination(
     settings: &S3Settings,
     org: &OrgId,
@@ -71,6 +72,8 @@ pub struct Bucket {
     /// `None` until it is used, and when there were no credentials for it.
     connected: Option<Connected>,
     secret: SecretSeen,
+    /// Which of two keys is in use.
+    standing: Standing,
     /// A piece of this process has been read back and was locked as asked.
     locks: bool,
 }
@@ -82,7 +85,7 @@ impl Bucket {
         connections: &Connections,
         clock: &Clock,
     ) -> Result<Bucket, Problem> {
-        connections.http(settings.ca_file.as_deref())?;
+        connections.http(&settings.route)?;
         Ok(Bucket {
             settings: settings.clone(),
             org: org.clone(),
@@ -90,6 +93,7 @@ impl Bucket {
             clock: clock.clone(),
             connected: None,
             secret: SecretSeen::Nothing,
+            standing: Standing::default(),
             locks: false,
         })
     }
@@ -111,36 +115,61 @@ impl Bucket {
         E: ProvideErrorMetadata + std::error::Error + 'static,
         Asked: Future<Output = Result<T, SdkError<E>>>,
     {
-        let mut reloaded = false;
+        let mut reloads = 0;
         let mut skewed = false;
-        let mut stale = None;
+        let mut stale: Option<(Made, String)> = None;
         loop {
             let connected = match &self.connected {
                 Some(connected) => connected,
                 None => {
-                    let made = self.connections.store(&self.settings, stale, &mut self.secret).await?;
+                    let refused = stale.as_ref().map(|(made, why)| (*made, why.as_str()));
+                    let (seen, standing) = (&mut self.secret, &mut self.standing);
+                    let made =
+                        self.connections.store(&self.settings, refused, &self.clock, seen, standing).await?;
                     self.connected.insert(made)
                 }
             };
-            let made = connected.made();
-            let refused = match send(connected.client.clone()).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => Refused::new(asked, &error),
+            let (made, proven) = (connected.made(), connected.proven);
+            let answer = send(connected.client.clone()).await;
+            let refused = answer.as_ref().err().map(|error| Refused::new(asked, error));
+            // Whatever the store finds wrong with the question, it has found the signature right.
+            let accepted = refused.as_ref().is_none_or(|refused| refused.meaning.is_of_the_request());
+            if accepted && !proven {
+                self.connections.proven(&self.settings, made, &mut self.standing).await;
+                if let Some(connected) = &mut self.connected {
+                    connected.proven = true;
+                }
+            }
+            let refused = match (answer, refused) {
+                (Ok(answer), _) => return Ok(answer),
+                (Err(_), Some(refused)) => refused,
+                (Err(error), None) => Refused::new(asked, &error),
             };
             match refused.meaning {
-                Meaning::CredentialsRefused if !reloaded => {
-                    reloaded = true;
-                    (self.connected, stale) = (None, Some(made));
+                Meaning::CredentialsRefused if self.may_reload(reloads) => {
+                    reloads += 1;
+                    (self.connected, stale) = (None, Some((made, refused.cause)));
                 }
                 Meaning::Skewed if !skewed => skewed = true,
                 Meaning::CredentialsRefused | Meaning::CredentialsMissing | Meaning::RoleDenied => {
                     self.connected = None;
-                    self.connections.forget(&self.settings, made).await;
+                    self.connections.forget(&self.settings, made, &mut self.standing).await;
                     return Err(refused);
                 }
                 _ => return Err(refused),
             }
         }
+    }
+
+    /// Once, for credentials that have been replaced since they were read; where keys are exchanged also for the one before, and for
+    /// the second.
+    fn may_reload(&self, reloads: u32) -> bool {
+        let keys = match &self.settings.credentials {
+            S3Credentials::Static { next: Some(_), .. } => 3,
+            S3Credentials::Static { next: None, .. } if self.standing.in_use.is_some() => 2,
+            _ => 1,
+        };
+        reloads < keys
     }
 
     async fn get(&mut self, key: &str) -> Result<Option<GetObjectOutput>, Refused> {
@@ -377,14 +406,26 @@ impl Store for Bucket {
     }
 
     async fn secret_changed(&mut self) -> bool {
-        let S3Credentials::Static { secret_access_key, .. } = &self.settings.credentials else {
-            return false;
-        };
-        match (self.secret, self.connections.seen(secret_access_key)) {
+        match (self.secret, self.connections.present_keys(&self.settings)) {
             (SecretSeen::Value(used), Some(now)) => now != used,
             (SecretSeen::Unreadable, now) => now.is_some(),
             (SecretSeen::Nothing, _) | (_, None) => false,
         }
+    }
+
+    async fn look_at_secrets(&mut self) {
+        let known = self.connected.as_ref().map(Connected::made);
+        let standing = &mut self.standing;
+        if self.connections.is_due(&self.settings, known, &self.clock, standing).await {
+            self.connected = None;
+            // Present or absent, both show that the key is known; what else is wrong, the next delivery says.
+            let first_claim = claim_key(&self.org, 0);
+            drop(self.get(&first_claim).await);
+        }
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        matches!(self.settings.credentials, S3Credentials::Static { .. }).then(|| self.standing.clone())
     }
 
     async fn check(&mut self, how: &How) -> Vec<Trial> {

@@ -35,6 +35,7 @@ use crate::destination::{
 use crate::http::Transport;
 use crate::metrics::OrgMetrics;
 use crate::problem::{PauseReason, Problem};
+use crate::rotation::Standing;
 use crate::secret::Fingerprint;
 use crate::trial::{How, Trial};
 
@@ -521,6 +522,15 @@ impl Destination for Sentinel {
 
     async fn secret_changed(&mut self) -> bool {
         self.refused_secret.is_some_and(|refused| self.credential.present_secret() != refused)
+    }
+
+    async fn look_at_secrets(&mut self) {
+        self.credential.look_at_secrets().await;
+        self.count_credential();
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        self.credential.standing()
     }
 
     async fn check(&mut self, _: &How) -> Vec<Trial> {

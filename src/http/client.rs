@@ -1,46 +1,96 @@
-//! The one HTTP client: connections and TLS contexts shared by all orgs, one per certificate authority file.
+//! The one HTTP client: connections and TLS contexts shared by all orgs, one for each [`Route`].
+//!
+//! It bounds every exchange: the connection, the time until the answer begins, every standstill, the whole, and the life of a
+//! connection. It decides nothing about answers, and never sends anything twice.
+//!
+//! *Why a new pool every few minutes:* the HTTP library keeps a connection for as long as it is used, so a busy one would never
+//! notice that its service's name has moved. Requests under way finish on the old pool, which goes with the last of them; TLS
+//! contexts and sessions stay.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::error::Error;
+use std::fmt;
+use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use flate2::write::MultiGzDecoder;
+use http::{HeaderMap, HeaderValue};
+use rustls::{AlertDescription, ClientConfig};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
-use super::{Failure, Request, Response, Transport};
+use super::proxy::{NoTunnel, Proxies, Via};
+use super::route::Route;
+use super::stamp::Stamp;
+use super::tls::{self, Authorities};
+use super::unpacking::{LARGE_BODY_BYTES, Unpacking};
+use super::{ClientError, Failure, Request, Response, Transport, USER_AGENT, cleaned, mark_sensitive};
+use crate::secret::{Place, SecretSource};
 
-/// Name lookup, connection and handshake together.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
-/// Idle connections go after this, so that a changed DNS answer counts soon.
-const IDLE_CONNECTION: Duration = Duration::from_secs(90);
-/// Larger bodies are read one at a time. Real pages have tens of kilobytes. Whoever waits for the turn holds this much already.
-const LARGE_BODY_BYTES: usize = 1024 * 1024;
-/// Most bytes of a certificate authority file.
-const CA_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    #[error("cannot read ca_file {path}: {cause}; give a file with certificates in PEM form")]
-    Authority { path: PathBuf, cause: String },
-    #[error("cannot set up HTTP: {0}")]
-    Setup(String),
+/// How long is waited for each step of an exchange.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Name lookup, TCP, a proxy's tunnel and the handshake together.
+    pub(crate) connect: Duration,
+    /// From the beginning of the exchange to the answer's headers.
+    pub(crate) answer: Duration,
+    /// Between two pieces of the answer's body.
+    pub(crate) stall: Duration,
+    /// Connections that nobody uses are closed after this.
+    pub(crate) idle: Duration,
+    /// No request begins on a connection that is older. With the longest exchange of most services, a minute, it makes five minutes.
+    pub(crate) life: Duration,
+    /// How often files are looked at that may have changed.
+    pub(crate) look: Duration,
 }
 
-/// A reqwest client behind [`Transport`].
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connect: Duration::from_secs(20),
+            answer: Duration::from_secs(45),
+            stall: Duration::from_secs(20),
+            idle: Duration::from_secs(90),
+            life: Duration::from_secs(240),
+            look: Duration::from_secs(10),
+        }
+    }
+}
+
+/// One route's connections behind [`Transport`]. Clones share them.
 ///
 /// *Why large bodies take turns:* a service that answers every org with a bomb at once would need the greatest body for each of them.
 /// The turn ends when the last slice of the body is gone, so what is made of it counts as well.
-#[derive(Clone, Debug)]
-pub struct Client {
-    client: reqwest::Client,
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    route: Route,
+    limits: Limits,
+    turn: Turn,
+    authorities: Arc<Authorities>,
+    pools: Mutex<Pools>,
+    /// In place of the system's name lookup.
+    #[cfg(test)]
+    resolver: Option<Arc<dyn reqwest::dns::Resolve>>,
+}
+
+/// What connections are made of, and those that there are.
+struct Pools {
+    remote: reqwest::Client,
     /// For plain HTTP to this machine: the services that vouch for it answer nobody who comes through a proxy.
     local: reqwest::Client,
-    turn: Turn,
+    tls: ClientConfig,
+    proxies: Arc<Proxies>,
+    made: Instant,
+    /// As the files were when they were last read.
+    stamps: Vec<Option<Stamp>>,
+    looked: Instant,
+    /// Somebody has refused what was read from the files: they are looked at before anything else is sent.
+    refused: bool,
 }
 
 /// The one place for a large body, of all clients that share it.
@@ -53,52 +103,274 @@ impl Default for Turn {
     }
 }
 
-impl Client {
-    /// A client that trusts the system's authorities and those in `ca_file`.
-    ///
-    /// # Errors
-    /// When the file cannot be read or holds no certificate.
-    pub fn new(ca_file: Option<&Path>) -> Result<Client, ClientError> {
-        Client::with(ca_file, Turn::default())
-    }
-
-    fn with(ca_file: Option<&Path>, turn: Turn) -> Result<Client, ClientError> {
-        let builder = || {
-            reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(CONNECT_DEADLINE)
-                .pool_idle_timeout(IDLE_CONNECTION)
-                .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-        };
-        // Without authorities: it never speaks TLS, and each set of them costs memory.
-        let local = builder().no_proxy().tls_certs_only([]);
-        let mut builder = builder();
-        if let Some(path) = ca_file {
-            for certificate in certificates(path)? {
-                builder = builder.add_root_certificate(certificate);
-            }
-        }
-        let setup = |error: reqwest::Error| ClientError::Setup(error.to_string());
-        // What is certified is looked at only now.
-        let client = builder.build().map_err(|error| match ca_file {
-            Some(path) => ClientError::Authority { path: path.to_owned(), cause: innermost(&error) },
-            None => setup(error),
-        })?;
-        Ok(Client { client, local: local.build().map_err(setup)?, turn })
-    }
-
-    /// The client itself for one request, for libraries that bring their own.
-    pub fn client_for(&self, url: &str) -> &reqwest::Client {
-        if is_local(url) { &self.local } else { &self.client }
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({:?})", self.0.route)
     }
 }
 
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+impl Client {
+    /// A client of its own.
+    ///
+    /// # Errors
+    /// When a file of the route cannot be used.
+    pub fn new(route: &Route) -> Result<Client, ClientError> {
+        Client::with(route, Limits::default(), Turn::default(), Arc::default())
     }
-    cause.to_string()
+
+    fn with(
+        route: &Route,
+        limits: Limits,
+        turn: Turn,
+        authorities: Arc<Authorities>,
+    ) -> Result<Client, ClientError> {
+        let stamps = stamps(route);
+        let (tls, proxies) = (tls::config(route, &authorities)?, Arc::new(Proxies::read(&route.proxy)?));
+        let (remote, local) = (builder(&limits, &tls), builder(&limits, &tls).no_proxy());
+        let now = Instant::now();
+        let pools = Pools {
+            remote: built(proxies.apply(remote)?)?,
+            local: built(local)?,
+            tls,
+            proxies,
+            made: now,
+            stamps,
+            looked: now,
+            refused: false,
+        };
+        Ok(Client(Arc::new(Inner {
+            route: route.clone(),
+            limits,
+            turn,
+            authorities,
+            pools: Mutex::new(pools),
+            #[cfg(test)]
+            resolver: None,
+        })))
+    }
+
+    /// Sends one request, and waits for the head of the answer within the deadline for connections only. For libraries that bring
+    /// requests of their own.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub(crate) async fn execute(&self, mut request: reqwest::Request) -> Result<reqwest::Response, Failure> {
+        mark_sensitive(request.headers_mut());
+        introduce(request.headers_mut());
+        let url = request.url().as_str().to_owned();
+        let (client, via) = self.0.way(&url);
+        match client.execute(request).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                let failure = match (NoTunnel::of(&error), &via) {
+                    (Some(NoTunnel::Unauthorized), Some(via)) => Failure::Proxy {
+                        proxy: via.name(),
+                        cause: "answers 407: it wants other credentials".into(),
+                    },
+                    (Some(NoTunnel::Refused), Some(via)) => via.refusal(&url).await,
+                    _ => sorted(&error, via.as_ref(), self.0.limits.connect),
+                };
+                use Failure::{Proxy, Unidentified, Untrusted};
+                if matches!(failure, Untrusted(_) | Unidentified(_) | Proxy { .. }) {
+                    self.0.pools().refused = true;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The next piece of an answer's body.
+    ///
+    /// # Errors
+    /// When it breaks off, or nothing comes for too long.
+    pub(crate) async fn piece(&self, answer: &mut reqwest::Response) -> Result<Option<Bytes>, Failure> {
+        let Limits { stall, connect, .. } = self.0.limits;
+        match timeout(stall, answer.chunk()).await {
+            Ok(Ok(piece)) => Ok(piece),
+            Ok(Err(error)) => Err(sorted(&error, None, connect)),
+            Err(_) => Err(Failure::Stalled(stall)),
+        }
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Response, Failure> {
+        let Limits { answer: patience, .. } = self.0.limits;
+        let limit = request.body_bytes_max;
+        let url = request
+            .url
+            .parse()
+            .map_err(|error| Failure::Connection(format!("the address cannot be used: {error}")))?;
+        let mut sent = reqwest::Request::new(request.method, url);
+        *sent.headers_mut() = request.headers;
+        *sent.body_mut() = Some(request.body.into());
+        let mut answer =
+            timeout(patience, self.execute(sent)).await.map_err(|_| Failure::Silent(patience))??;
+        let status = answer.status().as_u16();
+        let headers = std::mem::take(answer.headers_mut());
+        let labelled = headers.get(http::header::CONTENT_ENCODING).is_some_and(|value| {
+            value.as_bytes().eq_ignore_ascii_case(b"gzip") || value.as_bytes().eq_ignore_ascii_case(b"x-gzip")
+        });
+        let mut body = Unpacking::new(limit);
+        let mut permit = None;
+        while let Some(mut piece) = self.piece(&mut answer).await? {
+            while !piece.is_empty() {
+                if body.len() > LARGE_BODY_BYTES && permit.is_none() {
+                    permit = Arc::clone(&self.0.turn.0).acquire_owned().await.ok();
+                }
+                // A thousand times as much may come out of it.
+                body.add(&piece.split_to(piece.len().min(PIECE_BYTES)))?;
+            }
+        }
+        let plain = body.finish(labelled)?;
+        Ok(Response { status, headers, body: Bytes::from_owner(Held { plain, _permit: permit }) })
+    }
+}
+
+impl Inner {
+    fn pools(&self) -> MutexGuard<'_, Pools> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections for an address, and the proxy that they go through.
+    fn way(&self, url: &str) -> (reqwest::Client, Option<Via>) {
+        let mut pools = self.pools();
+        self.refresh(&mut pools);
+        if is_local(url) {
+            return (pools.local.clone(), None);
+        }
+        (pools.remote.clone(), pools.proxies.via(url))
+    }
+
+    /// Takes up changed files, and lets connections go that have lived long enough. What cannot be used leaves everything as it was.
+    fn refresh(&self, pools: &mut Pools) {
+        let now = Instant::now();
+        let mut fresh = None;
+        if pools.refused || now - pools.looked >= self.limits.look {
+            (pools.looked, pools.refused) = (now, false);
+            let stamps = stamps(&self.route);
+            if stamps != pools.stamps {
+                pools.stamps = stamps;
+                let read = tls::config(&self.route, &self.authorities)
+                    .and_then(|tls| Ok((tls, Arc::new(Proxies::read(&self.route.proxy)?))));
+                match read {
+                    Ok(read) => fresh = Some(read),
+                    Err(error) => {
+                        tracing::warn!(key = error.key(), %error, "a changed file cannot be used; what it held before stays in use");
+                    }
+                }
+            }
+        }
+        if fresh.is_none() && now - pools.made < self.limits.life {
+            return;
+        }
+        let (tls, proxies) = fresh.unwrap_or_else(|| (pools.tls.clone(), Arc::clone(&pools.proxies)));
+        let made = proxies
+            .apply(self.builder(&tls))
+            .and_then(built)
+            .and_then(|remote| Ok((remote, built(self.builder(&tls).no_proxy())?)));
+        match made {
+            Ok((remote, local)) => {
+                (pools.remote, pools.local, pools.tls, pools.proxies) = (remote, local, tls, proxies);
+                pools.made = now;
+            }
+            Err(error) => tracing::warn!(%error, "connections are kept for longer than they should be"),
+        }
+    }
+
+    fn builder(&self, tls: &ClientConfig) -> reqwest::ClientBuilder {
+        let builder = builder(&self.limits, tls);
+        #[cfg(test)]
+        if let Some(resolver) = &self.resolver {
+            return builder.dns_resolver(Arc::clone(resolver));
+        }
+        builder
+    }
+}
+
+fn builder(limits: &Limits, tls: &ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(limits.connect)
+        .pool_idle_timeout(limits.idle)
+        .user_agent(USER_AGENT)
+        .tls_backend_preconfigured(tls.clone())
+}
+
+fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, ClientError> {
+    builder.build().map_err(|error| ClientError::Setup(innermost(&error)))
+}
+
+/// A library of a vendor's says who it is; this says who uses it. AWS' signatures have no part in it.
+fn introduce(headers: &mut HeaderMap) {
+    let library = headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let both = match library {
+        Some(library) => format!("{USER_AGENT} {library}"),
+        None => USER_AGENT.to_owned(),
+    };
+    if let Ok(value) = HeaderValue::from_str(&both) {
+        headers.insert(http::header::USER_AGENT, value);
+    }
+}
+
+/// Of all files that a route names.
+fn stamps(route: &Route) -> Vec<Option<Stamp>> {
+    let of_secret = |source: &SecretSource| match &source.place {
+        Place::File(path) => Some(path.clone()),
+        _ => None,
+    };
+    let files = route.secrets().into_iter().filter_map(of_secret);
+    files.chain(route.ca_file.clone()).map(|path| Stamp::of(&path)).collect()
+}
+
+/// An error and its causes, outermost first. An `io::Error` hides the error inside it from [`Error::source`].
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| match error.downcast_ref::<io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    })
+}
+
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    chain(error).last().map(|error| cleaned(&error.to_string())).unwrap_or_default()
+}
+
+/// Sorts the library's errors. Its texts may hold the URL; only the innermost cause is kept.
+fn sorted(error: &reqwest::Error, via: Option<&Via>, connect: Duration) -> Failure {
+    for cause in chain(error) {
+        match cause.downcast_ref::<rustls::Error>() {
+            Some(rustls::Error::InvalidCertificate(certificate)) => {
+                return Failure::Untrusted(cleaned(&format!("{certificate:?}")));
+            }
+            Some(rustls::Error::AlertReceived(alert)) if is_about_our_certificate(*alert) => {
+                return Failure::Unidentified(format!("it answers with the alert {alert:?}"));
+            }
+            _ => {}
+        }
+    }
+    if error.is_timeout() {
+        return Failure::Unconnected(connect);
+    }
+    let cause = innermost(error);
+    Failure::Connection(match via {
+        Some(via) => format!("through proxy {}: {cause}", via.name()),
+        None => cause,
+    })
+}
+
+fn is_about_our_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            // What was signed with its key: by an authority of the right name and the wrong key, for one.
+            | Alert::DecryptError
+    )
 }
 
 /// Whether this is plain HTTP to this machine, or to an address that routers do not pass on.
@@ -107,43 +379,35 @@ fn is_local(url: &str) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let near = |address: IpAddr| match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+        // EC2 and EKS answer at addresses of `fd00:ec2::/32`.
+        IpAddr::V6(address) => {
+            address.is_loopback()
+                || address.is_unicast_link_local()
+                || address.segments().starts_with(&[0xfd00, 0xec2])
+        }
     };
     url.scheme() == "http" && (host == "localhost" || host.parse().is_ok_and(near))
 }
 
-fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, ClientError> {
-    let unreadable = |cause: String| ClientError::Authority { path: path.to_owned(), cause };
-    let mut pem = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(CA_BYTES_MAX).read_to_end(&mut pem))
-        .map_err(|error| unreadable(error.to_string()))?;
-    let certificates =
-        reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unreadable(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(unreadable("it holds no certificate".into()));
-    }
-    Ok(certificates)
-}
-
-/// One client for each certificate authority file in use.
+/// One client for each route in use.
 #[derive(Debug, Default)]
 pub struct Clients {
-    known: Mutex<HashMap<Option<PathBuf>, Client>>,
+    known: Mutex<HashMap<Route, Client>>,
     turn: Turn,
+    authorities: Arc<Authorities>,
 }
 
 impl Clients {
     /// # Errors
     /// As [`Client::new`].
-    pub fn get(&self, ca_file: Option<&Path>) -> Result<Client, ClientError> {
+    pub fn get(&self, route: &Route) -> Result<Client, ClientError> {
         let mut clients = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = ca_file.map(Path::to_owned);
-        if let Some(client) = clients.get(&key) {
+        if let Some(client) = clients.get(route) {
             return Ok(client.clone());
         }
-        let client = Client::with(ca_file, self.turn.clone())?;
-        clients.insert(key, client.clone());
+        let client =
+            Client::with(route, Limits::default(), self.turn.clone(), Arc::clone(&self.authorities))?;
+        clients.insert(route.clone(), client.clone());
         Ok(client)
     }
 
@@ -151,8 +415,8 @@ impl Clients {
     ///
     /// # Errors
     /// As [`Client::new`].
-    pub fn transport(&self, ca_file: Option<&Path>) -> Result<Arc<dyn Transport>, ClientError> {
-        self.get(ca_file).map(|client| Arc::new(client) as Arc<dyn Transport>)
+    pub fn transport(&self, route: &Route) -> Result<Arc<dyn Transport>, ClientError> {
+        self.get(route).map(|client| Arc::new(client) as Arc<dyn Transport>)
     }
 }
 
@@ -160,42 +424,8 @@ impl Clients {
 impl Transport for Client {
     async fn send(&self, request: Request) -> Result<Response, Failure> {
         let deadline = request.deadline;
-        match tokio::time::timeout(deadline, exchange(self.client_for(&request.url), request, &self.turn))
-            .await
-        {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::Timeout(deadline)),
-        }
+        timeout(deadline, self.exchange(request)).await.unwrap_or(Err(Failure::Timeout(deadline)))
     }
-}
-
-async fn exchange(client: &reqwest::Client, request: Request, turn: &Turn) -> Result<Response, Failure> {
-    let limit = request.body_bytes_max;
-    let mut answer = client
-        .request(request.method, request.url)
-        .headers(request.headers)
-        .body(request.body)
-        .send()
-        .await
-        .map_err(failure)?;
-    let status = answer.status().as_u16();
-    let headers = std::mem::take(answer.headers_mut());
-    let labelled = headers.get(http::header::CONTENT_ENCODING).is_some_and(|value| {
-        value.as_bytes().eq_ignore_ascii_case(b"gzip") || value.as_bytes().eq_ignore_ascii_case(b"x-gzip")
-    });
-    let mut body = Unpacking::new(limit);
-    let mut permit = None;
-    while let Some(mut piece) = answer.chunk().await.map_err(failure)? {
-        while !piece.is_empty() {
-            if body.len() > LARGE_BODY_BYTES && permit.is_none() {
-                permit = Arc::clone(&turn.0).acquire_owned().await.ok();
-            }
-            // A thousand times as much may come out of it.
-            body.add(&piece.split_to(piece.len().min(PIECE_BYTES)))?;
-        }
-    }
-    let plain = body.finish(labelled)?;
-    Ok(Response { status, headers, body: Bytes::from_owner(Held { plain, _permit: permit }) })
 }
 
 /// So much of a body is unpacked before it is asked whether it is large.
@@ -213,165 +443,5 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// A body that is unpacked while it comes in, up to `limit` bytes, so that a bomb costs no more than a page. A proxy may have decoded
-/// it and left the label, or the reverse: the magic bytes decide. No JSON begins with them.
-pub(crate) struct Unpacking {
-    limit: usize,
-    state: State,
-}
-
-enum State {
-    /// Fewer bytes than tell what it is.
-    Unknown(Vec<u8>),
-    Plain(Vec<u8>),
-    Gzip(Box<MultiGzDecoder<Bounded>>),
-}
-
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-
-impl Unpacking {
-    pub(crate) fn new(limit: usize) -> Unpacking {
-        Unpacking { limit, state: State::Unknown(Vec::new()) }
-    }
-
-    /// Bytes so far, unpacked.
-    fn len(&self) -> usize {
-        match &self.state {
-            State::Unknown(plain) | State::Plain(plain) => plain.len(),
-            State::Gzip(decoder) => decoder.get_ref().plain.len(),
-        }
-    }
-
-    pub(crate) fn add(&mut self, piece: &[u8]) -> Result<(), Failure> {
-        if let State::Unknown(begun) = &mut self.state {
-            begun.extend_from_slice(piece);
-            if begun.len() < GZIP_MAGIC.len() {
-                return Ok(());
-            }
-            let begun = std::mem::take(begun);
-            let bounded = Bounded { plain: Vec::new(), limit: self.limit, overflowed: false };
-            self.state = if begun.starts_with(&GZIP_MAGIC) {
-                State::Gzip(Box::new(MultiGzDecoder::new(bounded)))
-            } else {
-                State::Plain(Vec::new())
-            };
-            return self.add(&begun);
-        }
-        let written = match &mut self.state {
-            State::Unknown(plain) | State::Plain(plain) => {
-                if plain.len() + piece.len() > self.limit {
-                    return Err(Failure::TooLarge(self.limit));
-                }
-                grow(plain, piece, self.limit);
-                Ok(())
-            }
-            State::Gzip(decoder) => decoder.write_all(piece),
-        };
-        written.map_err(|error| self.undecodable(&error))
-    }
-
-    pub(crate) fn finish(mut self, labelled: bool) -> Result<Vec<u8>, Failure> {
-        match &mut self.state {
-            State::Unknown(plain) | State::Plain(plain) => {
-                if labelled && plain.first().is_some_and(|byte| !byte.is_ascii()) {
-                    return Err(Failure::Undecodable("labelled gzip, and is not".into()));
-                }
-                Ok(std::mem::take(plain))
-            }
-            State::Gzip(decoder) => match decoder.try_finish() {
-                Ok(()) => Ok(std::mem::take(&mut decoder.get_mut().plain)),
-                Err(error) => Err(self.undecodable(&error)),
-            },
-        }
-    }
-
-    fn undecodable(&self, error: &io::Error) -> Failure {
-        match &self.state {
-            State::Gzip(decoder) if decoder.get_ref().overflowed => Failure::TooLarge(self.limit),
-            _ => Failure::Undecodable(error.to_string()),
-        }
-    }
-}
-
-/// A body that has become large gets all the room it may need at once, which costs nothing until it is written to: growing by
-/// doubling would leave holes as large as itself in the allocator.
-fn grow(plain: &mut Vec<u8>, piece: &[u8], limit: usize) {
-    if plain.capacity() < limit && plain.len() + piece.len() > LARGE_BODY_BYTES {
-        plain.reserve_exact(limit - plain.len());
-    }
-    plain.extend_from_slice(piece);
-}
-
-/// Takes so many bytes, and no more.
-struct Bounded {
-    plain: Vec<u8>,
-    limit: usize,
-    overflowed: bool,
-}
-
-impl Write for Bounded {
-    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        if self.plain.len() + piece.len() > self.limit {
-            self.overflowed = true;
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        grow(&mut self.plain, piece, self.limit);
-        Ok(piece.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Sorts reqwest's errors. Its texts may hold the URL, which may hold an org's name but no secret; only the innermost cause is kept.
-fn failure(error: reqwest::Error) -> Failure {
-    use std::error::Error;
-    let mut cause: &dyn Error = &error;
-    let mut untrusted = None;
-    while let Some(source) = cause.source() {
-        cause = source;
-        if let Some(rustls::Error::InvalidCertificate(certificate)) = cause.downcast_ref::<rustls::Error>() {
-            untrusted = Some(format!("{certificate:?}"));
-        }
-    }
-    let text = cause.to_string();
-    if let Some(text) = untrusted {
-        return Failure::Untrusted(text);
-    }
-    // rustls errors often arrive inside an io::Error, whose source() skips them.
-    if text.contains("invalid peer certificate") {
-        return Failure::Untrusted(text.replace("invalid peer certificate: ", ""));
-    }
-    if error.is_timeout() {
-        return Failure::Timeout(CONNECT_DEADLINE);
-    }
-    Failure::Connection(text)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::is_local;
-
-    #[test]
-    fn plain_http_to_this_machine_goes_past_every_proxy_and_nothing_else_does() {
-        for url in [
-            "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01",
-            "http://localhost:42356/msi/token",
-            "http://127.0.0.1:41741/MSI/token/",
-            "http://[::1]:80/",
-        ] {
-            assert!(is_local(url), "{url}");
-        }
-        for url in [
-            "https://127.0.0.1/",
-            "http://10.0.0.1/",
-            "http://example.com/",
-            "https://login.microsoftonline.com/",
-            "http://localhost.example/",
-            "",
-        ] {
-            assert!(!is_local(url), "{url}");
-        }
-    }
-}
+mod tests;

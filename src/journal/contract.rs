@@ -89,6 +89,7 @@ impl<'a> Collector<'a> {
             checkpoints: BTreeMap::new(),
             instance: String::new(),
             forwarder: "0".to_owned(),
+            audit: None,
         };
         let cut = Cut {
             id: &self.org,

@@ -387,6 +387,7 @@ pub(crate) fn property(bytes: &[u8]) {
                 checkpoints: Default::default(),
                 instance: "0".into(),
                 forwarder: "0".into(),
+                audit: None,
             };
             let event = crate::pulumi::wire::read_event(
                 bytes::Bytes::from_static(b"{\"timestamp\":1795256050,\"event\":\"x\"}"),

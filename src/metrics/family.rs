@@ -9,6 +9,7 @@ use super::org::{Delivery, OrgMetrics};
 use super::{ANOMALIES, OUTCOMES, SWEEP_KINDS, SWEEP_OUTCOMES};
 use crate::destination::QuarantineReason;
 use crate::problem::{PauseReason, WaitReason};
+use crate::rotation::Slot;
 
 /// Takes a series: the values of its labels, and its number.
 pub(super) type Show<'a> = &'a mut dyn FnMut(&[&str], Shown<'_>);
@@ -275,11 +276,23 @@ pub(super) const FAMILIES: &[Family] = &[
         name: "credential_refreshes_total",
         kind: MetricType::COUNTER,
         labels: &["credential", "outcome"],
-        help: "Times a credential was fetched or read again.",
+        help: "Times a credential was fetched, or another value of it taken over (ok), and times one was not given or was refused (failed).",
         series: |org, show| {
             org.credentials(|name, party| {
                 zip(OUTCOMES, &party.refreshes)
                     .for_each(|(outcome, count)| show(&[name, outcome], count.shown()));
+            });
+        },
+    },
+    Family {
+        name: "credential_in_use",
+        kind: MetricType::GAUGE,
+        labels: &["credential", "slot"],
+        help: "1 for the configured secret that was accepted last: first (token, secret, certificate, access_key_id) or next (next_token and so on). 0 for both while none is accepted, or where the platform vouches for the daemon.",
+        series: |org, show| {
+            org.credentials(|name, party| {
+                zip(Slot::ALL, &party.in_use)
+                    .for_each(|(slot, level)| show(&[name, slot.as_str()], level.shown()));
             });
         },
     },

@@ -14,6 +14,7 @@ use crate::clock::Second;
 use crate::destination::{DestinationName, QuarantineReason};
 use crate::event::OrgId;
 use crate::problem::{PauseReason, WaitReason};
+use crate::rotation::Slot;
 
 /// Answers whose series exist before they happen; other statuses join as they come.
 const REQUEST_CODES: [&str; 12] =
@@ -167,6 +168,15 @@ impl OrgMetrics {
         });
     }
 
+    /// Which of two configured secrets is in use; neither where none is accepted, or where the platform vouches for the daemon.
+    pub fn credential_in_use(&self, credential: &str, slot: Option<Slot>) {
+        self.party(credential, |party| {
+            for (known, level) in zip(Slot::ALL, &party.in_use) {
+                level.set(f64::from(u8::from(slot == Some(known))));
+            }
+        });
+    }
+
     /// When a credential ends; its series exists from the first call on.
     pub fn credential_expiry(&self, credential: &str, at: Second) {
         self.party(credential, |party| party.expiry.set(time(Some(at))));
@@ -191,6 +201,7 @@ pub(super) struct PartyMetrics {
     pub paused: [Level; PauseReason::ALL.len()],
     pub waiting: [Level; WaitReason::ALL.len()],
     pub refreshes: [Count; OUTCOMES.len()],
+    pub in_use: [Level; Slot::ALL.len()],
     pub expiry: Expiry,
 }
 

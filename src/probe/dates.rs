@@ -31,8 +31,8 @@ impl Dates {
     /// Transports made by `connect` that are listened to.
     pub(super) fn watching(&self, connect: Connect) -> Connect {
         let dates = self.clone();
-        Arc::new(move |ca_file| {
-            let transport = connect(ca_file)?;
+        Arc::new(move |route| {
+            let transport = connect(route)?;
             Ok(Arc::new(Watched { transport, dates: dates.clone() }) as Arc<dyn Transport>)
         })
     }

@@ -79,8 +79,8 @@ async fn of_exchanged(org: &OrgSettings, oidc: &Oidc, shared: &Shared) -> Vec<Tr
 }
 
 fn transport(org: &OrgSettings, shared: &Shared) -> Result<Arc<dyn Transport>, Problem> {
-    (shared.connect)(org.source.ca_file.as_deref()).map_err(|error| {
-        let (cause, remedy) = (error.to_string(), "correct `ca_file`".to_owned());
+    (shared.connect)(&org.source.route).map_err(|error| {
+        let (cause, remedy) = (error.to_string(), format!("correct `{}`", error.key()));
         Problem { reason: PauseReason::Configuration, cause, remedy }
     })
 }
@@ -136,9 +136,10 @@ fn refused(error: SourceError, api_url: &str) -> Outcome {
     match error {
         SourceError::Credentials { cause, remedy } => problem(PauseReason::Credentials, cause, remedy),
         SourceError::Permission { cause, remedy } => problem(PauseReason::Permission, cause, remedy),
-        SourceError::Configuration { cause, remedy } | SourceError::BadRequest { cause, remedy } => {
-            problem(PauseReason::Configuration, cause, remedy)
-        }
+        SourceError::Configuration { cause, remedy }
+        | SourceError::NotFound { cause, remedy }
+        | SourceError::Barred { cause, remedy }
+        | SourceError::BadRequest { cause, remedy } => problem(PauseReason::Configuration, cause, remedy),
         SourceError::Throttled { wait } => Outcome::throttled("429 or 503 with Retry-After", wait),
         SourceError::TooHeavy(cause) | SourceError::Transient(cause) => {
             Outcome::unreachable(format!("{api_url}: {cause}"))
@@ -148,9 +149,8 @@ fn refused(error: SourceError, api_url: &str) -> Outcome {
 
 /// Which organizations the token does see, where the configured one is not among them.
 fn with_known(mut problem: Problem, org: &str, account: &Account) -> Problem {
-    let known: Vec<&str> = account.organizations.iter().map(|known| known.name.as_str()).take(10).collect();
-    if !known.is_empty() && !known.iter().any(|known| known.eq_ignore_ascii_case(org)) {
-        problem.remedy = format!("{}. This token sees `{}`", problem.remedy, known.join("`, `"));
+    if let Some(seen) = account.seen_instead_of(org) {
+        problem.remedy = format!("{}. {seen}", problem.remedy);
     }
     problem
 }

@@ -37,6 +37,12 @@ impl Bucket {
         Bucket { interval: Duration::from_secs_f64(1.0 / per_second.max(0.001)), next: now }
     }
 
+    fn set_rate(&mut self, per_second: f64) -> bool {
+        let before = self.interval;
+        self.interval = Bucket::new(per_second, self.next).interval;
+        self.interval != before
+    }
+
     /// Takes the next slot: the time when the request may be sent.
     fn take(&mut self, now: Instant) -> Instant {
         let slot = self.next.max(now);
@@ -54,6 +60,11 @@ struct Pair {
 impl Pair {
     fn new(per_second: f64, now: Instant) -> Pair {
         Pair { all: Bucket::new(per_second, now), background: Bucket::new(per_second / 2.0, now) }
+    }
+
+    fn set_rate(&mut self, per_second: f64) -> bool {
+        self.background.set_rate(per_second / 2.0);
+        self.all.set_rate(per_second)
     }
 
     fn take(&mut self, urgency: Urgency, now: Instant) -> Instant {
@@ -104,6 +115,14 @@ impl HostBudgets {
     pub fn of(&self, api_url: &str, per_second: f64) -> Arc<HostBudget> {
         let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.entry(api_url.to_owned()).or_insert_with(|| Arc::new(HostBudget::new(per_second))).clone()
+    }
+
+    /// This rate for the host of `api_url` from its next request on; a pause of the host stays. Answers whether it had another.
+    pub fn set_rate(&self, api_url: &str, per_second: f64) -> bool {
+        let hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.get(api_url).is_some_and(|host| {
+            host.0.lock().unwrap_or_else(PoisonError::into_inner).pair.set_rate(per_second)
+        })
     }
 }
 
@@ -181,6 +200,23 @@ mod tests {
         }
         let took = begin.elapsed().as_secs_f64();
         assert!((9.0..=10.5).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_takes_another_rate_while_its_orgs_go_on() {
+        let hosts = HostBudgets::default();
+        let mut budget = OrgBudget::new(1_000.0, hosts.of("http://a", 1.0));
+        for (rate, seconds) in [(10.0, 2.0), (100.0, 0.2)] {
+            assert!(hosts.set_rate("http://a", rate));
+            assert!(!hosts.set_rate("http://a", rate), "it has this one");
+            budget.wait(Urgency::Present).await;
+            let begin = Instant::now();
+            for _ in 0..20 {
+                budget.wait(Urgency::Present).await;
+            }
+            let took = begin.elapsed().as_secs_f64();
+            assert!((seconds * 0.9..=seconds * 1.2).contains(&took), "{took}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

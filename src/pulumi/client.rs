@@ -19,10 +19,12 @@ use crate::metrics::OrgMetrics;
 use crate::pulumi::budget::{HostBudget, HostBudgets, OrgBudget, Urgency};
 use crate::pulumi::exchange::{Exchange, Exchanges, Figures, Lack};
 use crate::pulumi::service_clock::ServiceClock;
-use crate::pulumi::token::Tokens;
+use crate::pulumi::token::{TokenPlaces, Tokens};
 use crate::pulumi::wire::{self, Account, Malformed, Page, Query};
+use crate::report::Party;
 use crate::retry;
-use crate::secret::Secret;
+use crate::rotation::{InUse, Refusal, Slot, Standing};
+use crate::secret::{Fingerprint, Secret};
 
 /// Most bytes of a page, decoded.
 pub const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -43,6 +45,12 @@ pub enum SourceError {
     Permission { cause: String, remedy: String },
     #[error("{cause}")]
     Configuration { cause: String, remedy: String },
+    /// 404: there is no such organization, as far as this token is told.
+    #[error("{cause}")]
+    NotFound { cause: String, remedy: String },
+    /// A certificate or a proxy on the way, which may be put right without this configuration.
+    #[error("{cause}")]
+    Barred { cause: String, remedy: String },
     /// 400: perhaps the window is the trouble.
     #[error("{cause}")]
     BadRequest { cause: String, remedy: String },
@@ -69,6 +77,8 @@ pub struct Client {
     counted: Figures,
     /// Why the last try ended, where that was for want of an exchanged token.
     lack: Option<Lack>,
+    /// Who is told which token is in use.
+    party: Option<Party>,
     budget: OrgBudget,
     service: ServiceClock,
     clock: Clock,
@@ -92,10 +102,12 @@ impl Client {
         let source = &settings.source;
         let host = hosts.of(&source.api_url, source.host_requests_per_second);
         let (tokens, exchange) = match source.credentials.clone() {
-            SourceCredentials::Stored { token, next_token } => (Tokens::new(Some(token), next_token), None),
+            SourceCredentials::Stored { token, next_token } => {
+                (TokenPlaces::new(Some(token), next_token), None)
+            }
             SourceCredentials::Exchanged(oidc) => {
                 let exchange = exchanges.get(&source.access(), &oidc, &transport, &clock);
-                (Tokens::new(None, None), Some(exchange))
+                (TokenPlaces::new(None, None), Some(exchange))
             }
         };
         Client {
@@ -103,10 +115,11 @@ impl Client {
             org: settings.org.clone(),
             api_url: source.api_url.clone(),
             transport,
-            tokens,
+            tokens: Tokens::new(tokens),
             exchange,
             counted: Figures::default(),
             lack: None,
+            party: None,
             budget: OrgBudget::new(source.requests_per_second, host),
             service: ServiceClock::new(source.poll_interval),
             clock,
@@ -143,12 +156,57 @@ impl Client {
         self.service.doubt(self.origin.elapsed());
     }
 
-    /// Whether a token's place holds something else than when all were refused.
-    pub fn tokens_changed(&self) -> bool {
-        match &self.exchange {
-            Some(exchange) => self.lack.is_some_and(|lack| exchange.has_changed(lack)),
-            None => self.tokens.changed(),
+    /// From now on this party says which token is in use.
+    pub fn reports_to(&mut self, party: Party) {
+        self.party = Some(party);
+    }
+
+    /// Which token to begin with: the one in use before a restart.
+    pub fn begin_with(&mut self, slot: Slot) {
+        self.tokens.begin_with(slot);
+    }
+
+    /// Which of the stored tokens is in use.
+    pub fn slot(&self) -> Option<Slot> {
+        self.tokens.slot()
+    }
+
+    /// Whether a token's place holds something that is to be tried.
+    pub async fn tokens_changed(&mut self) -> bool {
+        if let Some(exchange) = &self.exchange {
+            return self.lack.is_some_and(|lack| exchange.has_changed(lack));
         }
+        self.tokens.look(self.now()).await;
+        self.report_tokens();
+        self.tokens.is_due()
+    }
+
+    /// The same when somebody said that there is something new: also a token that nobody has tried yet.
+    pub async fn tokens_nudged(&mut self) -> bool {
+        if self.exchange.is_some() {
+            return self.tokens_changed().await;
+        }
+        self.tokens.look(self.now()).await;
+        self.tokens.nudged();
+        self.report_tokens();
+        self.tokens.is_due()
+    }
+
+    fn report_tokens(&self) {
+        let Some(party) = &self.party else { return };
+        let standing = self.tokens.standing();
+        if let Some(end) = standing.in_use.and_then(|in_use| in_use.expires) {
+            self.metrics.credential_expiry("source", end);
+        }
+        party.uses(&standing);
+    }
+
+    /// Which of the exchanged tokens it is concerns nobody: there is another every hour or so.
+    fn report_exchange(&self, accepted: bool) {
+        let Some(party) = &self.party else { return };
+        let in_use =
+            InUse { slot: Slot::First, key: "oidc", fingerprint: Fingerprint::of_all([]), expires: None };
+        party.uses(&Standing { in_use: accepted.then_some(in_use), ..Standing::default() });
     }
 
     pub fn host(&self) -> &HostBudget {
@@ -199,50 +257,72 @@ impl Client {
         wire::parse_account(&answer.body).ok_or(SourceError::Transient(what))
     }
 
-    /// One request, and a second one with another token if the first is refused with 401.
+    /// One request, and another one with another token where one is refused and there is another: at most one for each value that
+    /// a place holds.
     async fn ask(&mut self, path: &str, urgency: Urgency) -> Result<Response, SourceError> {
-        if let Some(exchange) = self.exchange.clone() {
-            return self.ask_by_exchange(&exchange, path, urgency).await;
-        }
-        let mut token = match self.tokens.current() {
-            Ok(token) => token,
-            Err(error) => {
-                self.tokens.all_refused();
-                return Err(SourceError::Credentials {
-                    cause: error.to_string(),
-                    remedy: format!(
-                        "put an access token into {}; it is taken up by itself",
-                        self.tokens.places()
-                    ),
-                });
-            }
-        };
-        let mut tried_other = false;
-        loop {
-            let answer = self.exchange(path, &token, urgency).await?;
-            if answer.status == 403 {
-                // Remembered, so that a token that was replaced is tried at once.
-                self.tokens.forbidden();
-            }
-            if answer.status != 401 {
-                return self.meaning(answer, &token);
-            }
-            let other = if tried_other { None } else { self.tokens.other() };
-            self.metrics.credential_refresh("source", other.is_some());
-            match other {
-                Some(other) => {
-                    tried_other = true;
-                    token = other;
+        match self.exchange.clone() {
+            Some(exchange) => {
+                let answer = self.ask_by_exchange(&exchange, path, urgency).await;
+                match &answer {
+                    Ok(_) => self.report_exchange(true),
+                    Err(SourceError::Credentials { .. }) => self.report_exchange(false),
+                    Err(_) => {}
                 }
+                answer
+            }
+            None => {
+                let answer = self.ask_in_turn(path, urgency).await;
+                self.report_tokens();
+                answer
+            }
+        }
+    }
+
+    async fn ask_in_turn(&mut self, path: &str, urgency: Urgency) -> Result<Response, SourceError> {
+        let mut choice = self.tokens.choose(self.now()).await.map_err(|error| SourceError::Credentials {
+            cause: error.to_string(),
+            remedy: format!(
+                "put an access token into {}; it is taken up by itself",
+                self.tokens.places().names()
+            ),
+        })?;
+        // What is said in the end: a 403 rather than a 401, because it is tried more seldom.
+        let mut forbidden = None;
+        loop {
+            let answer = self.exchange(path, choice.value(), urgency).await?;
+            let refusal = match answer.status {
+                401 => Refusal::Unknown,
+                403 if wire::is_expiry_policy(&answer.body) => Refusal::TooLong,
+                403 => Refusal::Forbidden,
+                // It does not see the organization, which the one in use does.
+                404 if self.tokens.is_spare(&choice) => Refusal::Forbidden,
+                status => {
+                    if status == 200 {
+                        let taken = self.tokens.taken();
+                        self.tokens.accepted(&choice);
+                        if self.tokens.taken() > taken {
+                            self.metrics.credential_refresh("source", true);
+                        }
+                    }
+                    return self.meaning(answer, choice.value());
+                }
+            };
+            self.metrics.credential_refresh("source", false);
+            let said = said(&answer.body, choice.value());
+            let why = format!("Pulumi answered {}{said}", answer.status);
+            if answer.status == 403 && !self.tokens.is_spare(&choice) {
+                forbidden = forbidden.or(self.meaning(answer, choice.value()).err());
+            }
+            match self.tokens.refused(choice, refusal, &why).await {
+                Some(other) => choice = other,
                 None => {
-                    self.tokens.all_refused();
-                    return Err(SourceError::Credentials {
-                        cause: format!("Pulumi refused the access token (401){}", said(&answer.body, &token)),
+                    return Err(forbidden.unwrap_or_else(|| SourceError::Credentials {
+                        cause: format!("Pulumi refused the access token (401){said}"),
                         remedy: format!(
                             "put a valid access token into {}; it is taken up by itself, and nothing is lost meanwhile",
-                            self.tokens.places()
+                            self.tokens.places().names()
                         ),
-                    });
+                    }));
                 }
             }
         }
@@ -326,20 +406,17 @@ impl Client {
                 Ok(answer)
             }
             Err(failure) => {
-                let code = if matches!(failure, Failure::Timeout(_)) { "timeout" } else { "connect" };
+                let code = if failure.is_timeout() { "timeout" } else { "connect" };
                 self.metrics.request(code);
+                if let Some(remedy) = failure.remedy("source") {
+                    let cause = format!("{}: {failure}", self.api_url);
+                    return Err(SourceError::Barred { cause, remedy });
+                }
                 Err(match failure {
-                    Failure::Timeout(_) | Failure::TooLarge(_) => SourceError::TooHeavy(failure.to_string()),
-                    Failure::Connection(_) | Failure::Undecodable(_) => {
-                        SourceError::Transient(failure.to_string())
+                    Failure::Timeout(_) | Failure::Silent(_) | Failure::Stalled(_) | Failure::TooLarge(_) => {
+                        SourceError::TooHeavy(failure.to_string())
                     }
-                    Failure::Untrusted(_) => SourceError::Configuration {
-                        cause: format!(
-                            "{} presents a certificate that is not trusted: {failure}",
-                            self.api_url
-                        ),
-                        remedy: "set `ca_file` under [source] to the authority that signed it".into(),
-                    },
+                    _ => SourceError::Transient(failure.to_string()),
                 })
             }
         }
@@ -380,11 +457,11 @@ impl Client {
                     self.org
                 ),
             },
-            404 => SourceError::Configuration {
+            404 => SourceError::NotFound {
                 cause,
                 remedy: format!(
-                    "check `org = \"{}\"` (was the organization renamed? then set its new name and keep this file's name), that the \
-                     token can see it, and `api_url`",
+                    "check `org = \"{}\"` (was the organization renamed? then set its new name and keep this file's name: it goes on where \
+                     it was), that the token can see it, and `api_url`",
                     self.org
                 ),
             },

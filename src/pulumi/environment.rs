@@ -23,7 +23,7 @@ use crate::config::settings::{SourceAccess, SourceCredentials};
 use crate::http::{Clients, Request, Response, Transport};
 use crate::org::Connect;
 use crate::retry;
-use crate::secret::{EscPlace, Place, Secret, SecretBytes, SecretError, SecretSource, word};
+use crate::secret::{EscPlace, Freshness, Place, Secret, SecretBytes, SecretError, SecretSource, word};
 
 /// For each of the two requests.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -41,14 +41,6 @@ const FORBIDDEN_PAUSE: Duration = Duration::from_secs(15 * 60);
 const REFUSED_PAUSE: Duration = Duration::from_secs(55);
 /// An environment that nobody has read for so long is forgotten, with what was in it.
 const FORGET_AFTER: Duration = Duration::from_secs(48 * 3_600);
-
-/// Whether what was read before will do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freshness {
-    Kept,
-    /// It was refused.
-    Renewed,
-}
 
 /// Reads secrets wherever they are; opens each environment once. Clones share what is open.
 #[derive(Clone)]
@@ -70,7 +62,7 @@ impl Environments {
     /// Over real connections.
     pub fn connected(clients: &Arc<Clients>) -> Environments {
         let clients = Arc::clone(clients);
-        let connect: Connect = Arc::new(move |ca_file| clients.transport(ca_file));
+        let connect: Connect = Arc::new(move |route| clients.transport(route));
         Environments::new(connect, Exchanges::default(), Clock::system())
     }
 
@@ -106,41 +98,46 @@ impl Environments {
 
     /// What a place holds as far as can be told without asking anybody: of an environment, what was read of it in the session that
     /// goes on.
-    pub fn seen(&self, source: &SecretSource) -> Option<Secret> {
+    ///
+    /// # Errors
+    /// As [`SecretSource::read`]; [`SecretError::Unavailable`] where its environment is not open.
+    pub fn seen(&self, source: &SecretSource) -> Result<Secret, SecretError> {
         match &source.place {
-            Place::File(_) | Place::Env(_) => source.read().ok(),
-            Place::Esc(place) => place_word(place, &self.seen_in(place)?).ok(),
+            Place::File(_) | Place::Env(_) => source.read(),
+            Place::Esc(place) => place_word(place, &self.seen_in(place)?),
         }
     }
 
     /// The same for one that is not a word.
-    pub fn seen_bytes(&self, source: &SecretSource) -> Option<SecretBytes> {
+    ///
+    /// # Errors
+    /// As [`Environments::seen`].
+    pub fn seen_bytes(&self, source: &SecretSource) -> Result<SecretBytes, SecretError> {
         match &source.place {
-            Place::File(_) | Place::Env(_) => source.read_bytes().ok(),
+            Place::File(_) | Place::Env(_) => source.read_bytes(),
             Place::Esc(place) => self.seen_in(place),
         }
     }
 
-    fn seen_in(&self, place: &EscPlace) -> Option<SecretBytes> {
-        let known = self.known();
-        let environment = known.iter().find(|environment| environment.is_of(place))?;
-        let values = environment.state().fit(Freshness::Kept)?;
-        value(values.body.expose(), &place.path).ok()
+    fn seen_in(&self, place: &EscPlace) -> Result<SecretBytes, SecretError> {
+        let open = {
+            let known = self.known();
+            let environment = known.iter().find(|environment| environment.is_of(place));
+            environment.and_then(|environment| environment.state().fit(Freshness::Kept))
+        };
+        let values = open.ok_or_else(|| SecretError::Unavailable {
+            place: place.to_string(),
+            wait: None,
+            cause: "its environment is not open".into(),
+        })?;
+        found(place, &values)
     }
 
     async fn bytes(&self, place: &EscPlace, freshness: Freshness) -> Result<SecretBytes, SecretError> {
         let refused = |error: SourceError| refused(place, error);
         let environment = self.environment(place).map_err(refused)?;
         let values = environment.values(freshness).await.map_err(refused)?;
-        let found = value(values.body.expose(), &place.path).map_err(|none| SecretError::Withheld {
-            place: place.to_string(),
-            cause: none.to_string(),
-            remedy: "correct the path after `#`, or the environment".into(),
-        })?;
-        if found.expose().is_empty() {
-            return Err(SecretError::Empty { place: place.to_string() });
-        }
-        Ok(found)
+        found(place, &values)
     }
 
     fn environment(&self, place: &EscPlace) -> Result<Arc<Environment>, SourceError> {
@@ -152,7 +149,7 @@ impl Environments {
         }
         let Inner { connect, exchanges, clock, .. } = &*self.0;
         let access = &place.access;
-        let transport = connect(access.ca_file.as_deref()).map_err(|error| unusable(&error))?;
+        let transport = connect(&access.route).map_err(|error| unusable(&error))?;
         let key = match &access.credentials {
             stored @ SourceCredentials::Stored { .. } => {
                 Key::Stored(stored.secrets().into_iter().cloned().collect())
@@ -191,6 +188,18 @@ impl fmt::Debug for Environments {
     }
 }
 
+fn found(place: &EscPlace, values: &Values) -> Result<SecretBytes, SecretError> {
+    let found = value(values.body.expose(), &place.path).map_err(|none| SecretError::Withheld {
+        place: place.to_string(),
+        cause: none.to_string(),
+        remedy: "correct the path after `#`, or the environment".into(),
+    })?;
+    if found.expose().is_empty() {
+        return Err(SecretError::Empty { place: place.to_string() });
+    }
+    Ok(found)
+}
+
 fn place_word(place: &EscPlace, bytes: &SecretBytes) -> Result<Secret, SecretError> {
     let text = std::str::from_utf8(bytes.expose());
     word(text.map_err(|_| SecretError::Malformed { place: place.to_string() })?, place.to_string())
@@ -202,6 +211,8 @@ fn refused(place: &EscPlace, error: SourceError) -> SecretError {
         SourceError::Credentials { cause, remedy }
         | SourceError::Permission { cause, remedy }
         | SourceError::Configuration { cause, remedy }
+        | SourceError::NotFound { cause, remedy }
+        | SourceError::Barred { cause, remedy }
         | SourceError::BadRequest { cause, remedy } => SecretError::Withheld { place, cause, remedy },
         SourceError::Throttled { wait } => {
             SecretError::Unavailable { place, wait, cause: "Pulumi asked to slow down".into() }
@@ -285,7 +296,10 @@ impl Environment {
         // Better an old secret than none, unless somebody has decided that it is not to be had.
         let passes = matches!(
             error,
-            SourceError::Throttled { .. } | SourceError::Transient(_) | SourceError::TooHeavy(_)
+            SourceError::Throttled { .. }
+                | SourceError::Transient(_)
+                | SourceError::TooHeavy(_)
+                | SourceError::Barred { .. }
         );
         let age_max = if passes { STALE_MAX } else { SESSION };
         let kept = self.state().values.clone();
@@ -451,7 +465,9 @@ fn pause(error: &SourceError, failures: u32) -> Duration {
         SourceError::Transient(_) | SourceError::TooHeavy(_) => retry::backoff(failures, jitter()),
         SourceError::Permission { .. } => FORBIDDEN_PAUSE,
         SourceError::Configuration { .. } | SourceError::BadRequest { .. } => RENEWAL_PAUSE,
-        SourceError::Credentials { .. } => REFUSED_PAUSE,
+        SourceError::Credentials { .. } | SourceError::NotFound { .. } | SourceError::Barred { .. } => {
+            REFUSED_PAUSE
+        }
     }
 }
 
@@ -471,7 +487,7 @@ pub(crate) fn property(bytes: &[u8]) {
     super::wire::environment::property(bytes);
     let access = SourceAccess {
         api_url: "https://api.example".into(),
-        ca_file: None,
+        route: crate::http::Route::default(),
         credentials: SourceCredentials::Stored {
             token: SecretSource { place: Place::Env("ABSENT".into()), group_may_read: false },
             next_token: None,

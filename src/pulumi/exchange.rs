@@ -377,18 +377,17 @@ fn pause(error: &SourceError, failures: u32) -> Duration {
         SourceError::Credentials { .. }
         | SourceError::Permission { .. }
         | SourceError::Configuration { .. }
+        | SourceError::NotFound { .. }
+        | SourceError::Barred { .. }
         | SourceError::BadRequest { .. } => REFUSED_PAUSE,
     }
 }
 
 /// There was no answer to something that is not a page.
 pub(super) fn unanswered(api_url: &str, failure: Failure) -> SourceError {
-    match failure {
-        Failure::Untrusted(_) => SourceError::Configuration {
-            cause: format!("{api_url} presents a certificate that is not trusted: {failure}"),
-            remedy: "set `ca_file` under [source] to the authority that signed it".into(),
-        },
-        failure => SourceError::Transient(failure.to_string()),
+    match failure.remedy("source") {
+        Some(remedy) => SourceError::Barred { cause: format!("{api_url}: {failure}"), remedy },
+        None => SourceError::Transient(failure.to_string()),
     }
 }
 
@@ -427,11 +426,11 @@ impl Exchanges {
     }
 }
 
-/// A `ca_file` that cannot be used.
+/// A file of the route that cannot be used.
 pub(super) fn unusable(error: &ClientError) -> SourceError {
     SourceError::Configuration {
         cause: error.to_string(),
-        remedy: "correct `ca_file` of [source]; it is read again by itself".into(),
+        remedy: format!("correct `{}` of [source]; it is read again by itself", error.key()),
     }
 }
 
@@ -462,6 +461,8 @@ pub(super) fn assert_sound(error: SourceError) {
         SourceError::Credentials { remedy, .. }
         | SourceError::Permission { remedy, .. }
         | SourceError::Configuration { remedy, .. }
+        | SourceError::NotFound { remedy, .. }
+        | SourceError::Barred { remedy, .. }
         | SourceError::BadRequest { remedy, .. } => assert_fit_to_print(&remedy),
         SourceError::TooHeavy(_) | SourceError::Transient(_) => {}
     }

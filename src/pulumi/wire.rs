@@ -553,8 +553,17 @@ fn cleaned(text: &str, token: &str) -> String {
     text.chars().take(MESSAGE_CHARACTERS_MAX).collect()
 }
 
+/// Whether a 403 speaks of the organization's policy on how long tokens live, as opposed to a missing permission or a firewall.
+/// Its words are not documented; that it names the days is.
+pub fn is_expiry_policy(body: &[u8]) -> bool {
+    let Some(text) = error_message(body, "").map(|text| text.to_lowercase()) else { return false };
+    text.contains("token") && (text.contains("expir") || text.contains("days"))
+}
+
 /// Where a token's own account is. Any token may ask.
 pub const ACCOUNT_PATH: &str = "/api/user";
+/// Most organizations that are named to a person.
+const ORGANIZATIONS_SHOWN: usize = 10;
 /// Most characters of a name that are kept.
 const NAME_CHARACTERS_MAX: usize = 100;
 
@@ -563,6 +572,22 @@ const NAME_CHARACTERS_MAX: usize = 100;
 pub struct Account {
     pub kind: TokenKind,
     pub organizations: Vec<Known>,
+}
+
+impl Account {
+    /// In words, which organizations the token does see, where `org` is not among them.
+    pub fn seen_instead_of(&self, org: &str) -> Option<String> {
+        let names = || self.organizations.iter().map(|known| known.name.as_str());
+        if names().next().is_none() || names().any(|name| name.eq_ignore_ascii_case(org)) {
+            return None;
+        }
+        let shown: Vec<&str> = names().take(ORGANIZATIONS_SHOWN).collect();
+        let more = match self.organizations.len() - shown.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!("This token sees `{}`{more}", shown.join("`, `")))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -845,6 +870,15 @@ mod tests {
         let known = parse_account(body).unwrap().organizations;
         assert_eq!(known.iter().map(|known| known.is_admin).collect::<Vec<_>>(), [true, false]);
         assert!(parse_account(b"<html>").is_none());
+        let seen = |count: usize, org: &str| {
+            let known = |n| Known { name: format!("org-{n}"), is_admin: false };
+            let kind = TokenKind::Personal { login: "ada".into() };
+            Account { kind, organizations: (0..count).map(known).collect() }.seen_instead_of(org)
+        };
+        assert_eq!(seen(0, "acme"), None);
+        assert_eq!(seen(2, "ORG-1"), None);
+        assert_eq!(seen(2, "acme").unwrap(), "This token sees `org-0`, `org-1`");
+        assert!(seen(1_000_000, "acme").unwrap().ends_with("`org-9` and 999990 more"));
     }
 
     proptest! {

@@ -224,6 +224,7 @@ impl Recovery<'_> {
                     .collect(),
                 instance: state.instance.clone(),
                 forwarder: env!("CARGO_PKG_VERSION").to_owned(),
+                audit: None,
             };
             let cut = Cut {
                 id: self.org,

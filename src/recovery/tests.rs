@@ -82,6 +82,7 @@ impl Instance {
             checkpoints: state.checkpoints.iter().map(|(name, next)| (name.to_string(), *next)).collect(),
             instance: state.instance.clone(),
             forwarder: "test".into(),
+            audit: None,
         };
         let before = summary(&coverage, &self.state);
         coverage.cover(window, Second(until), &policy().rescan_after, &[]);

@@ -9,15 +9,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, error, info, warn};
 
+use crate::audit::{Act, Audit, Entry};
 use crate::clock::{Clock, Second};
 use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::Outstanding;
 use crate::metrics::{self, OrgMetrics};
 use crate::problem::{Problem, WaitReason};
+use crate::rotation::{InUse, Standing};
 
-use super::status::{LaneStatus, Moment, SourceStatus, State};
+use super::status::{CredentialStatus, LaneStatus, Moment, SourceStatus, State};
 
+/// Who exchanges credentials, in the audit record.
+const BY_ITSELF: &str = "the forwarder";
 /// A wait at least this long is worth a line when it ends.
 const WAIT_WORTH_A_LINE_SECONDS: i64 = 60;
 
@@ -31,6 +35,7 @@ struct Inner {
     destination: Option<DestinationName>,
     clock: Clock,
     metrics: Arc<OrgMetrics>,
+    audit: Option<Audit>,
     now: Mutex<Now>,
 }
 
@@ -40,12 +45,23 @@ type Who = Box<dyn Fn() -> String + Send + Sync>;
 #[derive(Default)]
 struct Now {
     identity: Option<Who>,
+    credential: Credential,
     condition: Condition,
     /// When the condition began.
     since: Option<Second>,
     checkpoint: Option<u64>,
     delivered_until: Option<Second>,
     outstanding: Outstanding,
+}
+
+/// Which secret it uses.
+#[derive(Default)]
+struct Credential {
+    /// The last that was accepted, and since when.
+    last: Option<(InUse, Second)>,
+    /// It still is.
+    in_use: bool,
+    warning: Option<String>,
 }
 
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -62,6 +78,7 @@ impl Party {
         destination: Option<DestinationName>,
         clock: Clock,
         metrics: Arc<OrgMetrics>,
+        audit: Option<Audit>,
     ) -> Party {
         Party(Arc::new(Inner {
             now: Mutex::new(Now { since: Some(clock.now()), ..Now::default() }),
@@ -69,6 +86,7 @@ impl Party {
             destination,
             clock,
             metrics,
+            audit,
         }))
     }
 
@@ -178,6 +196,45 @@ impl Party {
         self.now().identity = Some(Box::new(identity));
     }
 
+    /// Which secret it uses now. Logged when it is another value than before, and when a value cannot be used that was to replace it.
+    pub fn uses(&self, standing: &Standing) {
+        let (org, destination) = self.names();
+        let mut now = self.now();
+        let known = now.credential.last;
+        let mut switched = None;
+        if let Some(in_use) = standing.in_use
+            && known
+                .is_none_or(|(known, _)| (known.key, known.fingerprint) != (in_use.key, in_use.fingerprint))
+        {
+            if let Some((known, _)) = known {
+                let (credential, before, why) = (in_use.key, known.key, standing.given_up.as_deref());
+                info!(org, destination, credential, before, why, "another credential is in use");
+                let which = if before == credential { "its value" } else { credential };
+                switched = Some(format!("{destination}: {before} → {which}"));
+            }
+            let moved = known.filter(|(known, _)| known.fingerprint == in_use.fingerprint);
+            let since = moved.map_or_else(|| self.0.clock.now(), |(_, since)| since);
+            now.credential.last = Some((in_use, since));
+        }
+        if standing.warning != now.credential.warning {
+            if let Some(cause) = &standing.warning {
+                warn!(org, destination, cause, "a changed secret cannot be used");
+            }
+            now.credential.warning.clone_from(&standing.warning);
+        }
+        now.credential.in_use = standing.in_use.is_some();
+        drop(now);
+        self.0.metrics.credential_in_use(destination, standing.in_use.map(|in_use| in_use.slot));
+        if let (Some(switched), Some(audit)) = (switched, self.0.audit.clone()) {
+            let org = Some(self.0.org.clone());
+            let entry =
+                Entry { act: Act::CredentialSwitch, who: BY_ITSELF.into(), org, changed: vec![switched] };
+            let at = self.0.clock.now();
+            // A slow disk keeps nobody from delivering.
+            drop(tokio::task::spawn_blocking(move || super::record(&audit, at, entry)));
+        }
+    }
+
     pub fn destination(&self) -> Option<DestinationName> {
         self.0.destination
     }
@@ -185,7 +242,7 @@ impl Party {
     pub(super) fn source_status(&self) -> SourceStatus {
         let now = self.now();
         let (state, reason, remedy) = now.condition.shown();
-        SourceStatus { state, reason, since: now.since.map(Moment), remedy }
+        SourceStatus { state, reason, since: now.since.map(Moment), remedy, token: now.credential.status() }
     }
 
     pub(super) fn lane_status(&self, destination: DestinationName) -> LaneStatus {
@@ -194,6 +251,7 @@ impl Party {
         LaneStatus {
             destination,
             identity: now.identity.as_ref().map(|who| who()),
+            credential: now.credential.status(),
             state,
             reason,
             since: now.since.map(Moment),
@@ -226,6 +284,17 @@ impl Party {
 
     fn now(&self) -> MutexGuard<'_, Now> {
         self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Credential {
+    fn status(&self) -> Option<CredentialStatus> {
+        let (last, since) = self.last.filter(|_| self.in_use)?;
+        Some(CredentialStatus {
+            slot: last.key.to_owned(),
+            since: Moment(since),
+            warning: self.warning.clone(),
+        })
     }
 }
 

@@ -53,6 +53,21 @@ pub struct SourceStatus {
     pub since: Option<Moment>,
     /// What a person can do about it.
     pub remedy: Option<String>,
+    /// Which access token is in use; none before the first was accepted, and while all are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<CredentialStatus>,
+}
+
+/// Which of two configured secrets is in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialStatus {
+    /// Its key in the configuration: `token` or `next_token`, `secret` or `next_secret`, and so on.
+    pub slot: String,
+    /// Since when this value is in use.
+    pub since: Moment,
+    /// What is wrong with a value that was to replace it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +76,9 @@ pub struct LaneStatus {
     /// Who the daemon is for the destination, where it can be several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// Which secret is in use, where one is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialStatus>,
     pub state: State,
     pub reason: Option<String>,
     /// When this state began.
@@ -75,7 +93,8 @@ pub struct LaneStatus {
     pub quarantined: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// By default: not loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigStatus {
     /// Whether the newest configuration is in force.
     pub ok: bool,
@@ -83,6 +102,9 @@ pub struct ConfigStatus {
     pub since: Option<Moment>,
     /// Why it was refused.
     pub error: Option<String>,
+    /// Keys whose new values count only from the next start of the process on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<String>,
 }
 
 /// Ordered by how bad it is.

@@ -11,6 +11,7 @@ use crate::config::settings::{
     AzureIdentity, Columns, FileSettings, S3Checksums, S3Credentials, S3Settings, SentinelSettings,
     SourceCredentials, SourceSettings, Start,
 };
+use crate::http::Route;
 use crate::journal::Outstanding;
 use crate::problem::{PauseReason, Problem, WaitReason};
 use crate::secret::{Place, SecretSource};
@@ -33,7 +34,7 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
             rescan_after: vec![Duration::from_secs(3_600)],
             requests_per_second: 2.0,
             host_requests_per_second: 10.0,
-            ca_file: None,
+            route: Route::default(),
             credentials: SourceCredentials::Stored { token: secret(), next_token: None },
         },
         sentinel: has(DestinationName::Sentinel).then(|| SentinelSettings {
@@ -48,8 +49,9 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
                 tenant_id: "tenant".into(),
                 client_id: "client".into(),
                 secret: secret(),
+                next_secret: None,
             },
-            ca_file: None,
+            route: Route::default(),
         }),
         s3: has(DestinationName::S3).then(|| S3Settings {
             bucket: "bucket".into(),
@@ -66,7 +68,7 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
             storage_class: None,
             expected_bucket_owner: None,
             checksums: S3Checksums::WhenSupported,
-            ca_file: None,
+            route: Route::default(),
         }),
         file: has(DestinationName::File).then(|| FileSettings { path: PathBuf::from("/nowhere") }),
     }

@@ -93,6 +93,7 @@ fn archive(windows: &[&[(i64, u8, &str)]]) -> Files {
             checkpoints: BTreeMap::from([("file".to_owned(), next)]),
             instance: "00112233445566778899aabbccddeeff".into(),
             forwarder: "0.1.0".into(),
+            audit: None,
         };
         let cut = Cut {
             id: &org(),

@@ -22,6 +22,8 @@ use crate::world::pulumi::events::Event;
 
 /// Until a fault is named, or everything is done.
 const NAMED: Duration = Duration::from_secs(40);
+/// The source of an org that has no state yet: it waits for its archive, which may hold a past to go on from.
+const BEFORE_THE_START: &str = "source, not begun";
 /// Until everything is delivered after the repair: a lane that lacks a permission looks again after a minute.
 const HEALED: Duration = Duration::from_secs(100);
 const LOOK: Duration = Duration::from_millis(50);
@@ -41,7 +43,8 @@ async fn state(daemon: &mut Daemon, due: i64) -> State {
     let mut paused = Vec::new();
     let lanes = org["lanes"].as_array().cloned().unwrap_or_default();
     let named = lanes.iter().map(|lane| (lane["destination"].as_str().unwrap_or_default(), lane));
-    for (name, party) in named.chain([("source", &org["source"])]) {
+    let source = if org["start"].is_null() { BEFORE_THE_START } else { "source" };
+    for (name, party) in named.chain([(source, &org["source"])]) {
         if party["state"] == "paused" {
             let reason = party["reason"].as_str().unwrap_or_default();
             let remedy = party["remedy"].as_str().unwrap_or_default();
@@ -109,7 +112,8 @@ pub async fn refused(
                 if let Some((party, reason)) = parties.iter().find(|(_, reason)| reason != expected) {
                     return Err(format!("{party} is paused({reason}), not paused({expected})"));
                 }
-                if place == Place::File && parties.iter().any(|(party, _)| party != "file") {
+                let concerned = |party: &str| party == "file" || party == BEFORE_THE_START;
+                if place == Place::File && parties.iter().any(|(party, _)| !concerned(party)) {
                     return Err(format!("the archive's disk pauses others: {parties:?}"));
                 }
                 break hit;

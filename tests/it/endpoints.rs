@@ -11,7 +11,7 @@ use crate::world::pulumi::behaviour::Fault;
 use crate::world::script::Times;
 
 /// The promised metrics: name without prefix, type, labels.
-const PROMISED: [(&str, &str, &[&str]); 42] = [
+const PROMISED: [(&str, &str, &[&str]); 43] = [
     ("delivered_until_timestamp_seconds", "gauge", &["org", "destination"]),
     ("cursor_timestamp_seconds", "gauge", &["org"]),
     ("tip_timestamp_seconds", "gauge", &["org"]),
@@ -45,6 +45,7 @@ const PROMISED: [(&str, &str, &[&str]); 42] = [
     ("coverage_damaged_seconds", "gauge", &["org"]),
     ("coverage_unsettled_seconds", "gauge", &["org"]),
     ("credential_refreshes_total", "counter", &["org", "credential", "outcome"]),
+    ("credential_in_use", "gauge", &["org", "credential", "slot"]),
     ("credential_expiry_timestamp_seconds", "gauge", &["org", "credential"]),
     ("config_last_reload_successful", "gauge", &[]),
     ("config_last_reload_success_timestamp_seconds", "gauge", &[]),

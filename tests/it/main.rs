@@ -8,6 +8,7 @@ mod world;
 #[path = "world.rs"]
 mod the_world;
 
+mod auditing;
 mod aws;
 mod checking;
 mod columns;
@@ -30,9 +31,12 @@ mod quarantine;
 mod reading;
 mod recovery;
 mod referees;
+mod reload;
 mod restarts;
+mod rotation;
 mod sameness;
 mod secrets;
 mod simulated;
 mod storing;
+mod transport;
 mod versions;

@@ -25,7 +25,7 @@ const NUMBERS: [(&str, &[u32]); 11] = [
 ];
 
 /// What is not built yet and may be waited for.
-const DUE: [&str; 3] = ["reload", "the proxy", "the unit's hardening"];
+const DUE: [&str; 1] = ["the unit's hardening"];
 
 struct Row {
     number: String,

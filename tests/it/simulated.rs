@@ -10,6 +10,8 @@ mod clocks;
 mod crowds;
 mod outages;
 mod refusals;
+mod reloads;
+mod rotations;
 mod starts;
 mod windows;
 

@@ -5,6 +5,8 @@
 pub mod chunk;
 pub mod clock;
 pub mod collect {
+    mod difference;
+    mod known_time;
     pub mod plan;
     pub mod sweep;
     pub mod tally;

@@ -167,6 +167,13 @@ pub(crate) enum Act {
     LocalClock {
         ahead: i64,
     },
+    /// A copy is made of the state.
+    Backup,
+    /// It is killed, and its state is lost before the next start: all of it, or what came after the last copy, which is put back.
+    Lost {
+        backup: bool,
+        absence: i64,
+    },
     /// Another forwarder with a journal of its own archives to the same places.
     Second {
         seconds: i64,
@@ -347,7 +354,32 @@ impl History {
             history.steps.push(Step { at, act });
             at += takes;
         }
+        history.lose(&mut Chance::seeded(scramble(seed ^ 0x0000_6c6f_7373_6573)));
         history
+    }
+
+    /// In some histories the state is lost, once or twice. Not where lanes come and go as well: one that is added after a loss begins
+    /// with what is left, and what it should have had is not for the archives to say.
+    fn lose(&mut self, chance: &mut Chance) {
+        let lanes_change = self.steps.iter().any(|step| matches!(step.act, Act::Lane { .. }));
+        if lanes_change || !chance.one_in(5) {
+            return;
+        }
+        for _ in 0..*chance.pick(&[1, 1, 2]) {
+            let backup = chance.one_in(2);
+            let absence = *chance.pick(&[1, 30, 600, HOUR]);
+            let at = 1 + chance.below(self.length as u64) as i64;
+            self.insert(Step { at, act: Act::Lost { backup, absence } });
+            if backup {
+                let at = chance.below(at as u64) as i64;
+                self.insert(Step { at, act: Act::Backup });
+            }
+        }
+    }
+
+    fn insert(&mut self, step: Step) {
+        let place = self.steps.partition_point(|other| other.at <= step.at);
+        self.steps.insert(place, step);
     }
 
     /// The clocks are right, and pages are large and follow one another often.
@@ -382,7 +414,7 @@ impl Act {
     /// How long it takes by itself.
     fn seconds(&self) -> i64 {
         match self {
-            Act::Kill { absence } | Act::Stop { absence } => *absence,
+            Act::Kill { absence } | Act::Stop { absence } | Act::Lost { absence, .. } => *absence,
             Act::Away { seconds, .. }
             | Act::Forbid { seconds, .. }
             | Act::DenyRole { seconds }

@@ -1,19 +1,21 @@
 //! What must hold of every history, decided from the services' ledgers and the archives alone, by code that shares nothing with
 //! the forwarder ([`crate::world::truth`]). Only what it says of itself is taken from it, to be held against what was.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use pulumi_audit_forwarder::report::status::{OrgStatus, State};
-
+use bytes::Bytes;
+use pulumi_audit_forwarder::destination::DestinationName;
 use pulumi_audit_forwarder::journal::Journal;
+use pulumi_audit_forwarder::journal::memory::MemoryJournal;
+use pulumi_audit_forwarder::report::status::{OrgStatus, State};
 
 use crate::play::{Play, Tally};
 use crate::simulation::{BEGIN, HOUR};
 use crate::wire::{AZURE, PULUMI, S3};
-use crate::world::ingestion::rows::Row;
 use crate::world::setup::rule_of;
-use crate::world::truth::{Expect, Report, Source, sends, table};
+use crate::world::truth::{Expect, Report, Source, archive, sends, table};
 
 /// Requests a second that an org may make by default.
 const REQUESTS_PER_SECOND: u64 = 2;
@@ -43,41 +45,70 @@ impl Ill {
     }
 }
 
-/// An org's events, and the org at each of its destinations.
-fn reports(play: &Play, org: &str, source: &Source, expect: &Expect) -> Vec<Report> {
-    let setup = &play.simulation.setups[org];
-    let mut reports = Vec::new();
-    if setup.s3 {
-        reports.push(play.simulation.bucket().check("s3", org, source, expect));
-    }
-    if setup.file {
-        reports.push(play.simulation.files(org).check("file", org, source, expect));
-    }
-    if setup.sentinel {
-        let rows = play.simulation.azure.rows_of_rule(&rule_of(org));
-        reports.push(table::check(&rows, org, source, play.now(), expect));
-    }
-    reports
+/// What was read of each org before, so that who looks again reads only what is new: everything is compared every time.
+#[derive(Default)]
+pub(crate) struct Read(BTreeMap<String, OrgRead>);
+
+#[derive(Default)]
+struct OrgRead {
+    /// As the log was after so many changes.
+    source: Option<(u64, Arc<Source>)>,
+    bucket: archive::Known,
+    folder: archive::Known,
+    table: table::Known,
 }
 
-/// Those that became visible when they happened: any head sweep finds them.
-fn in_time(mut source: Source) -> Source {
-    let late = |event: &crate::world::pulumi::store::TruthEvent| event.visible_at > event.timestamp;
-    source.events.iter_mut().filter(|event| late(event)).for_each(|event| event.visible_at = i64::MAX);
-    source
+/// An org's events.
+fn source(play: &mut Play, org: &str) -> Arc<Source> {
+    let read = play.read.0.entry(org.to_owned()).or_default();
+    let changes = play.simulation.org(org).changes();
+    match &read.source {
+        Some((known, source)) if *known == changes => source.clone(),
+        _ => {
+            let source = Arc::new(play.simulation.truth(org));
+            read.source = Some((changes, source.clone()));
+            source
+        }
+    }
+}
+
+/// An org at each of its destinations.
+fn reports(play: &mut Play, org: &str, source: &Arc<Source>, expect: &Expect) -> Vec<Report> {
+    let now = play.now();
+    let setup = &play.simulation.setups[org];
+    let read = play.read.0.entry(org.to_owned()).or_default();
+    let mut reports = Vec::new();
+    if setup.s3 {
+        reports.push(read.bucket.check(&play.simulation.bucket_of(org), "s3", org, source, expect));
+    }
+    if setup.file {
+        let files = play.simulation.files(org).files.into_iter();
+        let files = files.map(|(name, body)| (name, Bytes::from(body))).collect();
+        reports.push(read.folder.check(&files, "file", org, source, expect));
+    }
+    if setup.sentinel {
+        let rows = play.simulation.azure.shared_rows_of_rule(&rule_of(org));
+        reports.push(read.table.check(&rows, org, source, now, expect));
+    }
+    reports
 }
 
 fn damaged(play: &Play, org: &str) -> BTreeSet<i64> {
     play.simulation.damaged_now(org)
 }
 
-/// What is missing of what was visible in time at a moment, per org and destination.
-fn behind(play: &Play, as_of: i64) -> BTreeMap<(String, String), Vec<String>> {
+/// What is missing at a moment of what was visible when it happened, which any head sweep finds, per org and destination.
+fn behind(play: &mut Play, as_of: i64) -> BTreeMap<(String, String), Vec<String>> {
     let mut behind = BTreeMap::new();
     for org in play.orgs() {
-        let source = in_time(play.simulation.truth(&org));
-        let expect =
-            Expect { as_of, since: play.since[&org], damaged: damaged(play, &org), ..Expect::default() };
+        let source = source(play, &org);
+        let expect = Expect {
+            as_of,
+            late_below: 1,
+            since: play.since[&org],
+            damaged: damaged(play, &org),
+            ..Expect::default()
+        };
         for report in reports(play, &org, &source, &expect) {
             behind.insert((org.clone(), report.destination.clone()), report.lost);
         }
@@ -86,7 +117,7 @@ fn behind(play: &Play, as_of: i64) -> BTreeMap<(String, String), Vec<String>> {
 }
 
 /// Who has everything that was visible two poll intervals ago. Time must have passed since the last fault.
-pub(crate) fn up_to_date(play: &Play) -> BTreeSet<(String, String)> {
+pub(crate) fn up_to_date(play: &mut Play) -> BTreeSet<(String, String)> {
     let as_of = play.now() - 2 * play.history.poll;
     behind(play, as_of).into_iter().filter(|(_, lost)| lost.is_empty()).map(|(who, _)| who).collect()
 }
@@ -172,10 +203,10 @@ pub(crate) async fn journaled(play: &mut Play) {
         let id = crate::simulation::id(&org);
         let pages = play.simulation.journal.tally(&id, from, until).await.expect("memory does not fail");
         let minutes: BTreeSet<i64> = pages.iter().map(|page| page.minute).collect();
-        let missing = play.simulation.org(&org).moments().into_iter().find(|(at, visible_at)| {
-            (first..cursor).contains(at) && visible_at <= at && !minutes.contains(&at.div_euclid(60))
+        let missing = play.simulation.org(&org).first_moment(first, cursor - 1, |at, visible_at| {
+            visible_at <= at && !minutes.contains(&at.div_euclid(60))
         });
-        if let Some((at, _)) = missing {
+        if let Some(at) = missing {
             play.objections.push(format!(
                 "M1: the cursor of {org} is {cursor}, and what happened at {at} is not in its journal"
             ));
@@ -190,14 +221,12 @@ pub(crate) fn prompt(play: &mut Play, well: i64) {
     let (from, until) = (play.now() - well, play.now() - 2 * history.poll - history.settle - 60);
     let late_most = (history.overlap - history.settle - 60).max(0);
     for org in play.orgs() {
-        let mut source = play.simulation.truth(&org);
-        source.events.retain(|event| {
-            (from..until).contains(&event.visible_at)
-                && (0..=late_most).contains(&(event.visible_at - event.timestamp))
-        });
+        let source = source(play, &org);
         let expect = Expect {
             since: play.since[&org],
-            as_of: until,
+            seen_from: from,
+            as_of: until - 1,
+            late_below: late_most + 1,
             damaged: damaged(play, &org),
             ..Expect::default()
         };
@@ -226,6 +255,67 @@ pub(crate) fn drained(play: &mut Play, since_the_last_fault: i64) {
     }
 }
 
+/// The event keys of what is known to be in Azure, per org, though the state is lost. From an archive: what the newest claim says is
+/// delivered. From a copy that is put back: what it says itself.
+pub(crate) async fn known_as_delivered(
+    play: &Play,
+    copy: Option<&MemoryJournal>,
+) -> BTreeMap<String, HashSet<String>> {
+    let mut known = BTreeMap::new();
+    for org in play.orgs() {
+        let setup = &play.simulation.setups[&org];
+        let keys = |lines: Vec<archive::Line>| lines.into_iter().map(|line| line.key);
+        let mut delivered = HashSet::new();
+        match copy {
+            Some(copy) => {
+                let id = crate::simulation::id(&org);
+                // On a copy of the copy: to look at it opens it.
+                let copy = copy.clone();
+                let state = copy.open(&id, &setup.destinations()).await.expect("memory does not fail");
+                for number in 0..state.checkpoints.get(&DestinationName::Sentinel).copied().unwrap_or(0) {
+                    let chunk = copy.chunk(&id, number).await.expect("memory does not fail");
+                    delivered.extend(chunk.iter().flat_map(|chunk| keys(archive::lines_of(&chunk.body))));
+                }
+            }
+            None => {
+                let archives =
+                    [(setup.s3, play.simulation.bucket()), (setup.file, play.simulation.files(&org))];
+                let configured = archives.into_iter().filter(|(configured, _)| *configured);
+                let newest =
+                    configured.map(|(_, archive)| archive).max_by_key(|archive| archive.claims(&org));
+                if let Some(archive) = newest {
+                    let before = archive.checkpoint(&org, "sentinel").unwrap_or(0);
+                    let mut lines = archive.lines(&org, &mut Vec::new());
+                    lines.retain(|line| line.chunk < before);
+                    delivered.extend(keys(lines));
+                }
+            }
+        }
+        known.insert(org, delivered);
+    }
+    known
+}
+
+/// After a loss of the state, and before the next, what was known to be delivered all the same is not sent again.
+pub(crate) fn resent(play: &Play, org: &str) -> Vec<String> {
+    let rows = play.simulation.azure.shared_rows_of_rule(&rule_of(org));
+    let mut objections = Vec::new();
+    for (place, loss) in play.losses.iter().enumerate() {
+        let until = play.losses.get(place + 1).map_or(u64::MAX, |next| next.uploads);
+        let Some(delivered) = loss.delivered.get(org) else { continue };
+        let again = rows.iter().filter(|row| row.request > loss.uploads && row.request <= until);
+        let needless: Vec<&str> =
+            again.map(|row| row.text("EventKey_s")).filter(|key| delivered.contains(*key)).collect();
+        if let Some(first) = needless.first() {
+            objections.push(format!(
+                "I3: {} rows of {org} were sent again after its state was lost, though they were known to be delivered: {first}",
+                needless.len()
+            ));
+        }
+    }
+    objections
+}
+
 pub(crate) async fn end(play: &mut Play) -> Tally {
     let mut objections = std::mem::take(&mut play.objections);
     let mut tally = Tally {
@@ -240,7 +330,7 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
     let ends: Vec<i64> =
         play.deaths.iter().copied().chain(panics.iter().map(|at| BEGIN + at.as_secs() as i64)).collect();
     for org in play.orgs() {
-        let source = play.simulation.truth(&org);
+        let source = source(play, &org);
         let damaged = damaged(play, &org);
         tally.events += source.events.len() as u64;
         tally.damaged += damaged.len() as u64;
@@ -260,12 +350,13 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
                 objections.push(format!("I1, I2, I9: {report}"));
             }
         }
-        let rows: Vec<Row> = play.simulation.azure.rows_of_rule(&rule_of(&org));
+        let rows = play.simulation.azure.shared_rows_of_rule(&rule_of(&org));
         objections.extend(
             sends::needless(&rows, &play.simulation.wire.heard(), &ends)
                 .into_iter()
                 .map(|text| format!("I3: {org}: {text}")),
         );
+        objections.extend(resent(play, &org));
         let status = play.simulation.status(&org);
         if status.coverage.holes > 0 {
             objections.push(format!("I7: {} seconds of {org} are not read", status.coverage.holes));
@@ -285,6 +376,7 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
     if !unclaimed.is_empty() {
         objections.push(format!("M2: written before its number was claimed: {unclaimed:?}"));
     }
+    tally.losses = play.losses.len() as u64;
     tally.seconds_instances = u64::from(play.had_second);
     tally.objections = objections;
     tally
@@ -292,7 +384,6 @@ pub(crate) async fn end(play: &mut Play) -> Tally {
 
 /// Whether somebody who was told to slow down, or that nobody is there, has tried again and again at once.
 pub(crate) fn haste(play: &Play, org: &str) -> Option<String> {
-    let all = play.simulation.wire.sent_between(Duration::ZERO, Duration::MAX);
     let parts = [
         (PULUMI, format!("/orgs/{org}/")),
         (AZURE, rule_of(org)),
@@ -302,13 +393,13 @@ pub(crate) fn haste(play: &Play, org: &str) -> Option<String> {
     parts.into_iter().find_map(|(host, part)| {
         let refused = |status: Option<u16>| matches!(status, Some(429 | 503));
         let mut row: Vec<Duration> = Vec::new();
-        for sent in all.iter().filter(|sent| sent.host == host && sent.path.contains(&part)) {
-            if !refused(sent.status) {
+        for (at, status) in play.simulation.wire.answers(host, &part) {
+            if !refused(status) {
                 row.clear();
                 continue;
             }
-            row.push(sent.at);
-            let hasty = row.len() >= HASTE && sent.at - row[row.len() - HASTE] < HASTE_SECONDS;
+            row.push(at);
+            let hasty = row.len() >= HASTE && at - row[row.len() - HASTE] < HASTE_SECONDS;
             // A start begins with no memory of a backoff.
             let began = BEGIN + row[row.len().saturating_sub(HASTE)].as_secs() as i64;
             if hasty && !play.deaths.iter().any(|death| (began - 1..=began + 10).contains(death)) {

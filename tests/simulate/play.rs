@@ -1,10 +1,14 @@
 //! Plays a history: the world, the forwarder in it, and everything that the history says happens to either.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use pulumi_audit_forwarder::journal::memory::MemoryJournal;
+use pulumi_audit_forwarder::report::status::OrgStatus;
+
 use crate::crash::Side;
-use crate::history::{Act, History, Lane, Victim};
+use crate::history::{Act, History, Lane, Victim, WAIT_MAX};
 use crate::judge::{self, Ill};
 use crate::simulation::{BEGIN, HOUR, MINUTE, Simulation};
 use crate::wire::{AZURE, S3, Sent};
@@ -20,6 +24,8 @@ const BEFORE: i64 = 4 * HOUR;
 
 /// How long all is well after the faults, while the log goes on.
 const WELL: i64 = 25 * MINUTE;
+/// A start looks at the archives within this time.
+const LOOK: i64 = 10;
 /// What Azure takes at most in a request.
 const AZURE_BYTES: usize = 1 << 20;
 
@@ -33,12 +39,22 @@ pub(crate) struct Tally {
     pub(crate) extras: u64,
     pub(crate) damaged: u64,
     pub(crate) seconds_instances: u64,
+    pub(crate) losses: u64,
     /// Every request.
     pub(crate) sent: Vec<Sent>,
     /// Run again, the first that was sent otherwise, if any.
     pub(crate) repeated: Option<Option<String>>,
     /// What the checker has against it.
     pub(crate) objections: Vec<String>,
+}
+
+/// The state was lost, or turned back.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    /// Uploads that Azure had stored by then.
+    pub(crate) uploads: u64,
+    /// Per org, the keys of the rows that are known to be delivered all the same.
+    pub(crate) delivered: BTreeMap<String, HashSet<String>>,
 }
 
 pub(crate) struct Play {
@@ -54,6 +70,14 @@ pub(crate) struct Play {
     pub(crate) times_were_wrong: bool,
     /// Something was done to it, for the judge to find.
     pub(crate) sabotaged: bool,
+    /// The last copy of the state.
+    backup: Option<MemoryJournal>,
+    /// What was lost of it, and when.
+    pub(crate) losses: Vec<Loss>,
+    /// An older copy was put back while the bucket was ill: a lane that is fenced then waits for another start.
+    turned_back_blindly: bool,
+    /// What the judge has read already.
+    pub(crate) read: judge::Read,
     faults: u64,
     /// How long it stays away after the crash that is armed.
     absence: i64,
@@ -109,6 +133,10 @@ impl Play {
             had_second: false,
             times_were_wrong,
             sabotaged: false,
+            backup: None,
+            losses: Vec::new(),
+            turned_back_blindly: false,
+            read: judge::Read::default(),
             faults: 0,
             absence: 0,
         }
@@ -122,6 +150,7 @@ impl Play {
         }
         self.pass_until(BEGIN + self.history.length).await;
         self.calm();
+        self.start_again_where_told().await;
         // Everything that was visible in time is drained long before the last look at what was not.
         let drained = self.history.drained();
         self.pass(drained).await;
@@ -351,8 +380,44 @@ impl Play {
             Act::LocalClock { ahead } => {
                 self.restart(|simulation| simulation.local_clock_ahead = ahead).await;
             }
+            Act::Backup => self.backup = Some(MemoryJournal::clone(&self.simulation.journal)),
+            Act::Lost { backup, absence } => self.lose(backup, absence).await,
             Act::Second { seconds } => self.second(seconds).await,
             Act::Outage { victim, seconds } => self.outage(victim, seconds).await,
+        }
+    }
+
+    /// Without a copy of it there is nothing to put back, and a copy of a state that was lost since is not put back either: who has
+    /// written the archive meanwhile has another name.
+    async fn lose(&mut self, backup: bool, absence: i64) {
+        self.kill().await;
+        let copy = if backup { self.backup.clone() } else { None };
+        if copy.is_some() || !backup {
+            let uploads = self.simulation.azure.stored_requests();
+            let delivered = judge::known_as_delivered(self, copy.as_ref()).await;
+            self.losses.push(Loss { uploads, delivered });
+            let name = format!("{:016x}-{}", self.history.seed, self.losses.len());
+            if copy.is_none() {
+                self.backup = None;
+            }
+            self.simulation.journal = Arc::new(copy.unwrap_or_else(|| MemoryJournal::named(&name)));
+        }
+        self.pass(absence).await;
+        self.turned_back_blindly |= backup && self.simulation.store.has_faults();
+        self.simulation.start();
+        self.pass(LOOK).await;
+    }
+
+    /// A lane that was fenced because its archive was away when an older copy was put back says so, and goes on after another start.
+    async fn start_again_where_told(&mut self) {
+        if !self.turned_back_blindly {
+            return;
+        }
+        self.pass(WAIT_MAX).await;
+        let is_fenced =
+            |status: &OrgStatus| status.lanes.iter().any(|lane| lane.reason.as_deref() == Some("fenced"));
+        if self.simulation.statuses().iter().any(is_fenced) {
+            self.restart(|_| {}).await;
         }
     }
 

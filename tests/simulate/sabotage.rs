@@ -12,7 +12,7 @@ use pulumi_audit_forwarder::journal::{Append, Journal};
 
 use crate::history::{History, Reduction};
 use crate::judge::{self, Ill};
-use crate::play::{self, Play};
+use crate::play::{self, Loss, Play};
 use crate::simulation::{BEGIN, HOUR, MINUTE, id};
 use crate::wire::{AZURE, PULUMI, S3, Sent};
 use crate::world::setup::rule_of;
@@ -22,7 +22,7 @@ const ORG: &str = "acme";
 type Sabotage = (&'static str, &'static str);
 
 /// What is done, and how the objection to it begins.
-const ALL: [Sabotage; 11] = [
+const ALL: [Sabotage; 12] = [
     ("objects are lost while another's store is ill", "I4:"),
     ("a destination that is ill says it is well", "I8:"),
     ("a source that is ill says it is well", "I8:"),
@@ -34,6 +34,7 @@ const ALL: [Sabotage; 11] = [
     ("more is asked than is allowed", "asked"),
     ("a 403 is asked for again and again", "was refused"),
     ("a refused request is repeated at once", "tried"),
+    ("what is known to be delivered is sent again after a loss", "I3:"),
 ];
 
 /// What was done without an objection; or was objected to before it was done.
@@ -127,6 +128,12 @@ async fn done(play: &mut Play, what: &str) {
         "a refused request is repeated at once" => {
             pretend(play, AZURE, format!("/dataCollectionRules/{}/streams", rule_of(ORG)), 429, 9);
         }
+        "what is known to be delivered is sent again after a loss" => {
+            let rows = play.simulation.azure.shared_rows_of_rule(&rule_of(ORG));
+            let last = rows.last().expect("some were sent").text("EventKey_s").to_owned();
+            let delivered = [(ORG.to_owned(), [last].into())].into();
+            play.losses.push(Loss { uploads: 0, delivered });
+        }
         // The judge is told what is not so.
         _ => {}
     }
@@ -159,6 +166,10 @@ async fn said(play: &mut Play, what: &str) -> Vec<String> {
         }
         "more is asked than is allowed" | "a 403 is asked for again and again" => {
             let objections = judge::pressure(play, ORG);
+            play.objections.extend(objections);
+        }
+        "what is known to be delivered is sent again after a loss" => {
+            let objections = judge::resent(play, ORG);
             play.objections.extend(objections);
         }
         "a refused request is repeated at once" => {

@@ -11,21 +11,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pulumi_audit_forwarder::clock::{Clock, Second};
 use pulumi_audit_forwarder::collect::Until;
 use pulumi_audit_forwarder::config;
+use pulumi_audit_forwarder::config::settings::Settings;
 use pulumi_audit_forwarder::coverage::Coverage;
 use pulumi_audit_forwarder::destination::DestinationName;
 use pulumi_audit_forwarder::destination::s3::client::Connections;
 use pulumi_audit_forwarder::destination::sentinel::credential::Credentials;
 use pulumi_audit_forwarder::event::OrgId;
+use pulumi_audit_forwarder::fleet::{Changes, Fleet};
 use pulumi_audit_forwarder::http::Transport;
 use pulumi_audit_forwarder::journal::memory::MemoryJournal;
 use pulumi_audit_forwarder::journal::{Append, Journal, OrgState, WindowRecord};
 use pulumi_audit_forwarder::metrics::Metrics;
-use pulumi_audit_forwarder::org::{self, Connect, Org, Shared};
+use pulumi_audit_forwarder::org::{Connect, Shared};
 use pulumi_audit_forwarder::pulumi::budget::HostBudgets;
 use pulumi_audit_forwarder::pulumi::environment::Environments;
 use pulumi_audit_forwarder::pulumi::exchange::Exchanges;
@@ -33,8 +37,7 @@ use pulumi_audit_forwarder::report::Reports;
 use pulumi_audit_forwarder::report::status::{LaneStatus, OrgStatus};
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::crash::{Fate, Mortal};
@@ -62,6 +65,8 @@ pub(crate) const SOON: i64 = 10;
 /// How one org is configured.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    /// Pulumi's name of the organization, where it is not the id.
+    pub(crate) org: Option<String>,
     /// `now` or an RFC 3339 time.
     pub(crate) start: String,
     pub(crate) api: &'static str,
@@ -70,6 +75,10 @@ pub(crate) struct Setup {
     pub(crate) file: bool,
     /// More lines of `[source]`.
     pub(crate) source: String,
+    /// More keys of `identity` of `[sentinel]`, each after a comma.
+    pub(crate) identity: String,
+    /// More lines of `[s3]`.
+    pub(crate) bucket: String,
 }
 
 impl Setup {
@@ -84,12 +93,15 @@ impl Setup {
 
     fn new() -> Setup {
         Setup {
+            org: None,
             start: rfc3339(BEGIN),
             api: PULUMI,
             sentinel: false,
             s3: false,
             file: true,
             source: String::new(),
+            identity: String::new(),
+            bucket: String::new(),
         }
     }
 }
@@ -116,8 +128,9 @@ pub(crate) struct Simulation {
 
 struct Process {
     stop: CancellationToken,
-    orgs: JoinSet<()>,
+    fleet: Fleet,
     reports: Reports,
+    shared: Arc<Shared>,
     fate: Arc<Fate>,
 }
 
@@ -225,6 +238,28 @@ impl Simulation {
         self.paths.write_secret(&format!("{org}-token-next"), token)
     }
 
+    /// Any other secret, by the name of its file.
+    pub(crate) fn write_secret(&self, name: &str, value: &str) -> PathBuf {
+        self.paths.write_secret(name, value)
+    }
+
+    /// The same as a careless program does it: what is there is cut off first, and it is readable to its owner all the time.
+    pub(crate) fn write_over(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.paths.secret(name), bytes).expect("the secret can be written");
+    }
+
+    /// Tells the running process that a secret may have changed, as SIGHUP does and whoever watches files.
+    pub(crate) fn nudge(&self) {
+        let process = self.process.as_ref().expect("it is running");
+        process.shared.secrets_changed.send_modify(|count| *count += 1);
+    }
+
+    /// The running process's numbers, as a page of metrics.
+    pub(crate) fn metrics(&self) -> String {
+        let process = self.process.as_ref().expect("it is running");
+        process.reports.metrics().page().collect()
+    }
+
     pub(crate) fn write_client_secret(&self, secret: &str) {
         self.paths.write_secret("client-secret", secret);
     }
@@ -267,10 +302,10 @@ impl Simulation {
 
     /// Ends the second, and says what it thought of its lanes.
     pub(crate) async fn end_second(&mut self) -> Vec<OrgStatus> {
-        let mut second = self.second.take().expect("it is running");
+        let second = self.second.take().expect("it is running");
         let statuses = second.reports.status().orgs;
         second.fate.die();
-        second.orgs.shutdown().await;
+        second.fleet.shut_down().await;
         statuses
     }
 
@@ -289,8 +324,7 @@ impl Simulation {
         setups: &BTreeMap<String, Setup>,
         journal: Arc<MemoryJournal>,
     ) -> Process {
-        self.write_config(paths, setups);
-        let settings = config::load(Some(&paths.config)).expect("the configuration is valid").settings;
+        let settings = self.settings(paths, setups);
         let fate = Arc::new(Fate::default());
         let clock = Clock::simulated(Second(self.now() + self.local_clock_ahead));
         let line: Arc<dyn Transport> = Arc::new(Line { wire: self.wire.clone(), fate: fate.clone() });
@@ -300,7 +334,7 @@ impl Simulation {
         let reports = Reports::new(Metrics::new("simulated", ""), clock.clone());
         let shared = Arc::new(Shared {
             journal: Arc::new(Mortal { journal: journal as Arc<dyn Journal>, fate: fate.clone() }),
-            journal_bytes_max: self.journal_bytes_max,
+            journal_bytes_max: Arc::new(AtomicU64::new(self.journal_bytes_max)),
             reports: reports.clone(),
             clock,
             connect,
@@ -311,39 +345,36 @@ impl Simulation {
             secrets_changed: watch::Sender::default(),
         });
         let stop = CancellationToken::new();
-        let mut orgs = JoinSet::new();
-        let count = settings.orgs.len();
-        for (index, settings) in settings.orgs.into_iter().enumerate() {
-            let interval = settings.source.poll_interval;
-            let begin = Instant::now() + org::stagger(index, count, interval);
-            let org = Org::new(
-                Arc::new(settings),
-                org::phase(index, count, interval),
-                shared.clone(),
-                stop.clone(),
-            );
-            orgs.spawn(async move {
-                sleep_until(begin).await;
-                org.run(Until::Stopped).await;
-            });
-        }
-        Process { stop, orgs, reports, fate }
+        let fleet = Fleet::new(shared.clone(), Until::Stopped, stop.clone());
+        fleet.apply(&settings, &BTreeSet::new());
+        Process { stop, fleet, reports, shared, fate }
+    }
+
+    fn settings(&self, paths: &Paths, setups: &BTreeMap<String, Setup>) -> Settings {
+        self.write_config(paths, setups);
+        let mut settings = config::load(Some(&paths.config)).expect("the configuration is valid").settings;
+        settings.journal.max_bytes_per_org = self.journal_bytes_max;
+        settings
+    }
+
+    /// Puts the present setups in force while the forwarder runs.
+    pub(crate) fn reload(&self) -> Changes {
+        let process = self.process.as_ref().expect("it is running");
+        process.fleet.apply(&self.settings(&self.paths, &self.setups), &BTreeSet::new())
     }
 
     /// Ends it in order.
     pub(crate) async fn stop(&mut self) {
-        let mut process = self.process.take().expect("it is running");
+        let process = self.process.take().expect("it is running");
         process.stop.cancel();
-        while let Some(ended) = process.orgs.join_next().await {
-            ended.expect("no org panics");
-        }
+        process.fleet.ended().await;
     }
 
     /// Ends it wherever it is.
     pub(crate) async fn kill(&mut self) {
-        let mut process = self.process.take().expect("it is running");
+        let process = self.process.take().expect("it is running");
         process.fate.die();
-        process.orgs.shutdown().await;
+        process.fleet.shut_down().await;
     }
 
     fn write_config(&self, paths: &Paths, setups: &BTreeMap<String, Setup>) {
@@ -351,10 +382,14 @@ impl Simulation {
             format!("state_dir = {:?}\norgs_dir = \"orgs\"\n[admin]\nlisten = \"off\"\n", paths.state);
         fs::write(&paths.config, forwarder).expect("the configuration can be written");
         let secret = |name: &str| self.paths.secret(name);
+        for old in fs::read_dir(&paths.orgs).expect("the orgs' directory is there") {
+            fs::remove_file(old.expect("it can be read").path()).expect("a file can be removed");
+        }
         for (org, setup) in setups {
             let mut text = format!(
                 "org = {org:?}\nstart = {start:?}\n[source]\napi_url = \"https://{api}\"\ntoken = {{ file = {token:?} }}\n{more}\n",
                 start = setup.start,
+                org = setup.org.as_deref().unwrap_or(org),
                 api = setup.api,
                 token = secret(&format!("{org}-token")),
                 more = setup.source,
@@ -362,16 +397,18 @@ impl Simulation {
             if setup.sentinel {
                 text += &format!(
                     "[sentinel]\nendpoint = \"https://{AZURE}\"\nrule_id = {rule:?}\nauthority = \"https://{ENTRA}\"\n\
-                     identity = {{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {{ file = {secret:?} }} }}\n",
+                     identity = {{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {{ file = {secret:?} }}{more} }}\n",
                     rule = rule_of(org),
+                    more = setup.identity,
                     secret = secret("client-secret"),
                 );
             }
             if setup.s3 {
                 text += &format!(
                     "[s3]\nbucket = {BUCKET:?}\nprefix = {PREFIX:?}\nregion = \"eu-west-1\"\nendpoint_url = \"https://{S3}\"\n\
-                     force_path_style = true\naccess_key_id = {ACCESS_KEY:?}\nsecret_access_key = {{ file = {secret:?} }}\n",
+                     force_path_style = true\naccess_key_id = {ACCESS_KEY:?}\nsecret_access_key = {{ file = {secret:?} }}\n{more}\n",
                     secret = secret("s3-secret-access-key"),
+                    more = setup.bucket,
                 );
             }
             if setup.file {
@@ -427,7 +464,8 @@ impl Simulation {
     }
 
     pub(crate) fn truth(&self, org: &str) -> Source {
-        let handle = self.org(org);
+        let name = self.setups.get(org).and_then(|setup| setup.org.as_deref());
+        let handle = self.org(name.unwrap_or(org));
         Source { events: handle.truth(), shown: handle.shown() }
     }
 
@@ -454,6 +492,18 @@ impl Simulation {
                 .filter_map(|(key, body)| Some((key.strip_prefix(&below)?.to_owned(), body)))
                 .collect(),
         }
+    }
+
+    /// What is in the bucket of an org, to be looked at again and again.
+    pub(crate) fn bucket_of(&self, org: &str) -> BTreeMap<String, Bytes> {
+        ["_chain/org=", "org="]
+            .into_iter()
+            .flat_map(|folder| {
+                let folder = format!("{folder}{org}/");
+                let below = self.store.below(&format!("{PREFIX}/{folder}"));
+                below.into_iter().map(move |(name, body)| (format!("{folder}{name}"), body))
+            })
+            .collect()
     }
 
     /// The same of an org in the bucket.

@@ -128,6 +128,13 @@ impl Wire {
         sent.iter().filter(|sent| sent.host == host).cloned().collect()
     }
 
+    /// When a host was asked for paths with this part, and what it answered.
+    pub(crate) fn answers(&self, host: &str, part: &str) -> Vec<(Duration, Option<u16>)> {
+        let sent = self.sent.lock().expect("no test panics here");
+        let fits = |sent: &&Sent| sent.host == host && sent.path.contains(part);
+        sent.iter().filter(fits).map(|sent| (sent.at, sent.status)).collect()
+    }
+
     /// List requests for an org.
     pub(crate) fn asked(&self, org: &str) -> Vec<Sent> {
         let list = format!("/api/orgs/{org}/auditlogs/v2?");

@@ -8,8 +8,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SanType,
 };
-use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 
 /// What is wrong with a server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub enum Leaf {
 
 pub struct Certificates {
     issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
     /// The authority's certificate, for `ca_file` and the like.
     pub ca_pem: PathBuf,
 }
@@ -32,13 +35,45 @@ pub struct Certificates {
 impl Certificates {
     pub fn create(directory: &Path) -> Self {
         let (issuer, pem) = authority("world test authority");
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).expect("it was just written");
         let ca_pem = directory.join("ca.pem");
         std::fs::write(&ca_pem, pem).expect("the world's directory can be written");
-        Self { issuer, ca_pem }
+        Self { issuer, der, ca_pem }
     }
 
     /// What a server needs to speak TLS with this certificate. The provider is named: with two compiled in there is no default.
     pub fn server(&self, leaf: Leaf) -> Arc<ServerConfig> {
+        self.serving(leaf, false)
+    }
+
+    /// The same for a server that lets in whoever shows a certificate of this authority.
+    pub fn server_that_asks(&self) -> Arc<ServerConfig> {
+        self.serving(Leaf::Good, true)
+    }
+
+    /// A certificate for a client, then its key, in PEM form.
+    pub fn client(&self) -> String {
+        let key = KeyPair::generate().expect("a key can be made");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name("forwarder");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate can be made");
+        format!("{}{}", certificate.pem(), key.serialize_pem())
+    }
+
+    /// The certificate of a server and its key as files, for servers that are not ours.
+    pub fn files(&self, directory: &Path) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).expect("a key can be made");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::DnsName("localhost".try_into().expect("a name"))];
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate can be made");
+        let paths = (directory.join("server.pem"), directory.join("server-key.pem"));
+        std::fs::write(&paths.0, certificate.pem()).expect("the world's directory can be written");
+        std::fs::write(&paths.1, key.serialize_pem()).expect("the world's directory can be written");
+        paths
+    }
+
+    fn serving(&self, leaf: Leaf, asks: bool) -> Arc<ServerConfig> {
         let key = KeyPair::generate().expect("a key can be made");
         let mut params = CertificateParams::default();
         params.subject_alt_names = match leaf {
@@ -63,13 +98,19 @@ impl Certificates {
         .expect("a certificate can be made");
         let chain = vec![CertificateDer::from(certificate.der().to_vec())];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("the provider knows the usual versions")
-                .with_no_client_auth()
-                .with_single_cert(chain, key)
-                .expect("the key fits its certificate");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows the usual versions");
+        let config = if asks {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.der.clone()).expect("an authority's certificate");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            config.with_client_cert_verifier(verifier.build().expect("it has an authority"))
+        } else {
+            config.with_no_client_auth()
+        };
+        let mut config = config.with_single_cert(chain, key).expect("the key fits its certificate");
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Arc::new(config)
     }

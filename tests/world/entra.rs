@@ -95,6 +95,7 @@ pub enum Fault {
         retry_after: RetryAfter,
     },
     Html(u16),
+    Redirect(String),
     /// 200 without a token in it.
     EmptyToken,
     MissingToken,
@@ -290,6 +291,7 @@ impl Entra {
                 retry_after.on(problem(status, error, code, "The simulated service refuses.", now, &mut state.chance), now),
             ),
             Some(Fault::Html(status)) => Verdict::answer(html(status, "Bad Gateway")),
+            Some(Fault::Redirect(to)) => Verdict::answer(with_header(respond(307, "", String::new()), "location", &to)),
             Some(Fault::EmptyToken) => Verdict::answer(respond(
                 200,
                 "application/json; charset=utf-8",

@@ -106,7 +106,7 @@ struct State {
     plain_max: Option<usize>,
     requests_per_minute: Option<u64>,
     keep: Keep,
-    table: Vec<Row>,
+    table: Vec<Arc<Row>>,
     accepted: BTreeMap<String, u64>,
     dropped_columns: BTreeMap<String, u64>,
     errors: Vec<String>,
@@ -233,16 +233,22 @@ impl Ingestion {
     }
 
     pub fn all_rows(&self) -> Vec<Row> {
-        self.state().table.clone()
+        self.state().table.iter().map(|row| Row::clone(row)).collect()
     }
 
     /// What one rule's sender has stored, duplicates included.
     pub fn rows_of_rule(&self, rule: &str) -> Vec<Row> {
+        self.shared_rows_of_rule(rule).iter().map(|row| Row::clone(row)).collect()
+    }
+
+    /// The same rows without copies of them: a row in the table never changes.
+    pub fn shared_rows_of_rule(&self, rule: &str) -> Vec<Arc<Row>> {
         self.state().table.iter().filter(|row| row.rule == rule).cloned().collect()
     }
 
     pub fn rows_by_stream(&self, stream: &str) -> Vec<Row> {
-        self.state().table.iter().filter(|row| row.stream == stream).cloned().collect()
+        let state = self.state();
+        state.table.iter().filter(|row| row.stream == stream).map(|row| Row::clone(row)).collect()
     }
 
     /// Requests that stored rows so far; the newest one's rows carry this number.
@@ -444,13 +450,15 @@ impl Ingestion {
         let shaped = rows::shape(plain, columns, *transform, now);
         *state.accepted.entry(rule.to_owned()).or_default() += shaped.rows.len() as u64;
         let request = state.stored_requests;
-        state.table.extend(shaped.rows.into_iter().map(|(cells, restamped)| Row {
-            request,
-            received: now,
-            rule: rule.to_owned(),
-            stream: stream.to_owned(),
-            cells,
-            restamped,
+        state.table.extend(shaped.rows.into_iter().map(|(cells, restamped)| {
+            Arc::new(Row {
+                request,
+                received: now,
+                rule: rule.to_owned(),
+                stream: stream.to_owned(),
+                cells,
+                restamped,
+            })
         }));
         for (name, count) in shaped.dropped_columns {
             *state.dropped_columns.entry(name).or_default() += count;

@@ -39,6 +39,7 @@ pub mod script;
 pub mod server;
 pub mod setup;
 pub mod truth;
+pub mod tunnel;
 pub mod verdict;
 
 use std::path::{Path, PathBuf};
@@ -251,6 +252,11 @@ impl World {
 
     pub fn pulumi_tls_url(&self) -> String {
         self.pulumi_tls.url()
+    }
+
+    /// Pulumi behind TLS of another kind, as somebody hosts it alone.
+    pub async fn pulumi_behind(&self, config: Arc<rustls::ServerConfig>) -> Server {
+        Server::start(Arc::clone(&self.pulumi), Some(config)).await
     }
 
     pub fn entra_url(&self) -> String {

@@ -344,6 +344,11 @@ impl OrgHandle<'_> {
         self.each_token(value, |token| token.valid = false)
     }
 
+    pub fn revoke_all_but(&self, value: &str) -> &Self {
+        self.with(|org| org.tokens.iter_mut().for_each(|token| token.valid = token.value == value));
+        self
+    }
+
     pub fn accept_token(&self, value: &str) -> &Self {
         self.each_token(value, |token| token.valid = true)
     }
@@ -473,9 +478,17 @@ impl OrgHandle<'_> {
         self.with(|org| org.log.truth())
     }
 
-    /// When each happened and when it became visible.
-    pub fn moments(&self) -> Vec<(i64, i64)> {
-        self.with(|org| org.log.moments().collect())
+    /// The first in this time, up to and with its last second, of which this holds: when it happened, and when it became visible.
+    pub fn first_moment(&self, first: i64, last: i64, holds: impl Fn(i64, i64) -> bool) -> Option<i64> {
+        self.with(|org| {
+            let mut moments = org.log.span(first, last).iter().map(|stored| (stored.time, stored.visible_at));
+            moments.find(|(time, visible_at)| holds(*time, *visible_at)).map(|(time, _)| time)
+        })
+    }
+
+    /// How often anything in the log has changed.
+    pub fn changes(&self) -> u64 {
+        self.with(|org| org.log.changes())
     }
 
     pub fn shown(&self) -> Shown {

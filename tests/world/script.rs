@@ -55,6 +55,11 @@ impl<S, F: Clone> Script<S, F> {
         None
     }
 
+    /// Whether any may still strike.
+    pub fn is_armed(&self) -> bool {
+        self.lines.iter().any(|line| line.left != Some(0))
+    }
+
     pub fn clear(&mut self, which: impl Fn(&S) -> bool) {
         self.lines.retain(|line| !which(&line.scope));
     }

@@ -24,11 +24,33 @@ pub struct Expect {
     pub damaged: BTreeSet<i64>,
     /// The first chunk that must be there: later than 0 for a lane that was added later.
     pub first_chunk: u64,
+    /// Events that became visible earlier are not due either.
+    pub seen_from: i64,
+    /// Nor are those that became visible so long after they happened, or longer.
+    pub late_below: i64,
+}
+
+impl Expect {
+    fn is_due(&self, event: &TruthEvent) -> bool {
+        event.timestamp >= self.since && self.is_seen(event)
+    }
+
+    fn is_seen(&self, event: &TruthEvent) -> bool {
+        (self.seen_from..=self.as_of).contains(&event.visible_at)
+            && event.visible_at.saturating_sub(event.timestamp) < self.late_below
+    }
 }
 
 impl Default for Expect {
     fn default() -> Self {
-        Self { since: i64::MIN, as_of: i64::MAX, damaged: BTreeSet::new(), first_chunk: 0 }
+        Self {
+            since: i64::MIN,
+            as_of: i64::MAX,
+            damaged: BTreeSet::new(),
+            first_chunk: 0,
+            seen_from: i64::MIN,
+            late_below: i64::MAX,
+        }
     }
 }
 
@@ -112,32 +134,35 @@ pub struct Source {
 }
 
 /// What arrived, reduced to what can be compared.
-struct Arrival {
-    key: String,
+struct Arrival<'a> {
+    key: &'a str,
     /// For the report.
-    sample: String,
+    bytes: &'a [u8],
     time: Option<i64>,
 }
 
 /// A multiset comparison. `late` events are not due, but known.
-fn compare(report: &mut Report, source: Vec<(String, TruthEvent)>, arrived: Vec<Arrival>, expect: &Expect) {
-    struct Count {
+fn compare<'a>(
+    report: &mut Report,
+    source: impl Iterator<Item = (&'a str, &'a TruthEvent)>,
+    arrived: impl Iterator<Item = Arrival<'a>>,
+    expect: &Expect,
+) {
+    struct Count<'a> {
         due: usize,
         known: usize,
         there: usize,
-        sample: String,
+        bytes: &'a [u8],
     }
-    let mut counts: HashMap<String, Count> = HashMap::new();
+    let mut counts: HashMap<&str, Count<'_>> = HashMap::new();
     for (key, event) in source {
         if expect.damaged.contains(&event.timestamp) {
             report.exempt += 1;
             continue;
         }
-        let due = event.timestamp >= expect.since && event.visible_at <= expect.as_of;
+        let due = expect.is_due(event);
         report.due += usize::from(due);
-        let sample = || sample(&event.bytes);
-        let count =
-            counts.entry(key).or_insert_with(|| Count { due: 0, known: 0, there: 0, sample: sample() });
+        let count = counts.entry(key).or_insert(Count { due: 0, known: 0, there: 0, bytes: &event.bytes });
         count.known += 1;
         count.due += usize::from(due);
     }
@@ -146,17 +171,17 @@ fn compare(report: &mut Report, source: Vec<(String, TruthEvent)>, arrived: Vec<
         if arrival.time.is_some_and(|time| expect.damaged.contains(&time)) {
             continue;
         }
-        match counts.get_mut(&arrival.key) {
+        match counts.get_mut(arrival.key) {
             Some(count) => count.there += 1,
-            None => report.foreign.push(arrival.sample),
+            None => report.foreign.push(sample(arrival.bytes)),
         }
     }
     for count in counts.into_values() {
         for _ in count.there..count.due {
-            report.lost.push(count.sample.clone());
+            report.lost.push(sample(count.bytes));
         }
         for _ in count.known..count.there {
-            report.doubled.push(count.sample.clone());
+            report.doubled.push(sample(count.bytes));
         }
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-use super::{Pages, looked_at, not_in_quarantine, rows, who};
+use super::{Pages, looked_at, not_in_quarantine, rows};
+use crate::audit::who::who;
+use crate::audit::{Act, Audit, Entry};
 use crate::cli::{Exit, Failure, SelectionFlags, known_orgs, runtime};
 use crate::clock::Clock;
 use crate::config::settings::Settings;
@@ -65,6 +67,7 @@ async fn carry_out(
     // Looked at first, so that a state directory that is not there is not made.
     let orgs = known_orgs(settings, &looked_at(settings)?, Some(&flags.org)).await?;
     let journal = SqliteJournal::open(&settings.state_dir).map_err(Failure::of_state)?;
+    let audit = Audit::open(&settings.state_dir).map_err(anyhow::Error::from)?;
     for org in orgs {
         let runs =
             settings.orgs.iter().any(|known| known.id == org && known.destinations().contains(&destination));
@@ -85,12 +88,13 @@ async fn carry_out(
                 action,
                 destination,
                 rows: some.to_vec(),
-                who: who::who(),
+                who: who(),
                 reason: reason.to_owned(),
                 at: clock.now(),
             };
             left = Some(journal.decide(&org, decision.clone()).await.map_err(anyhow::Error::from)?);
             record(&org, &decision);
+            audit.record(decision.at, entry(&org, &decision)).map_err(anyhow::Error::from)?;
         }
         let count = rows(selected.len() as u64);
         match (action, left) {
@@ -106,6 +110,16 @@ async fn carry_out(
         }
     }
     Ok(Exit::Done)
+}
+
+/// The audit record has who, and about how many rows; the journal's own has which, and why.
+fn entry(org: &OrgId, decision: &Decision) -> Entry {
+    let act = match decision.action {
+        Action::Retry => Act::QuarantineRetry,
+        Action::Drop => Act::QuarantineDrop,
+    };
+    let about = format!("{}: {}", decision.destination, rows(decision.rows.len() as u64));
+    Entry { act, who: decision.who.clone(), org: Some(org.clone()), changed: vec![about] }
 }
 
 /// The log has what the journal's record has.

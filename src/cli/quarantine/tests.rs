@@ -53,6 +53,7 @@ async fn fill(state: &Path, refused: Vec<Refusal>) {
             checkpoints: Default::default(),
             instance: String::new(),
             forwarder: "0".to_owned(),
+            audit: None,
         };
         let id = acme();
         let cut = Cut {

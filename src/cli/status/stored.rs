@@ -55,7 +55,7 @@ pub(super) fn status(settings: &Settings, stored: &BTreeMap<OrgId, Stored>) -> S
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         orgs,
-        config: ConfigStatus { ok: true, since: None, error: None },
+        config: ConfigStatus { ok: true, since: None, error: None, needs_restart: Vec::new() },
     }
 }
 
@@ -68,6 +68,7 @@ fn configured_org(settings: &OrgSettings, stored: Option<&Stored>) -> OrgStatus 
         LaneStatus {
             destination,
             identity: None,
+            credential: None,
             state: State::Waiting,
             reason: Some(STOPPED.into()),
             since: None,
@@ -90,6 +91,7 @@ fn configured_org(settings: &OrgSettings, stored: Option<&Stored>) -> OrgStatus 
             reason: Some(STOPPED.into()),
             since: None,
             remedy: Some(REMEDY.into()),
+            token: None,
         },
         lanes: lanes.collect(),
         start: figures.start.map(Moment),
@@ -106,7 +108,7 @@ fn retired_org(id: &OrgId, stored: &Stored) -> OrgStatus {
         // Only its configuration knew Pulumi's name.
         org: String::new(),
         state: State::Retired,
-        source: SourceStatus { state: State::Retired, reason: None, since: None, remedy: None },
+        source: SourceStatus { state: State::Retired, reason: None, since: None, remedy: None, token: None },
         lanes: Vec::new(),
         start: figures.start.map(Moment),
         cursor: figures.cursor.map(Moment),

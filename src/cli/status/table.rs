@@ -4,7 +4,9 @@ use std::cmp::Reverse;
 
 use crate::cli::words::{clean, length};
 use crate::clock::Second;
-use crate::report::status::{CoverageStatus, LaneStatus, Moment, OrgStatus, SourceStatus, State, Status};
+use crate::report::status::{
+    CoverageStatus, CredentialStatus, LaneStatus, Moment, OrgStatus, SourceStatus, State, Status,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colours {
@@ -23,6 +25,10 @@ pub(super) fn table(status: &Status, from: &str, now: Second, colours: Colours) 
             "configuration refused{since}, the one before stays in force: {}\n",
             clean(error)
         ));
+    }
+    if !status.config.needs_restart.is_empty() {
+        let keys = clean(&status.config.needs_restart.join(", "));
+        text.push_str(&format!("changed, and in force from the next start of the daemon on: {keys}\n"));
     }
     text.push_str(&format!("{}\n\n", counted(status)));
 
@@ -85,6 +91,7 @@ fn add_source(lines: &mut Vec<Line>, org: &OrgStatus, source: &SourceStatus, now
         lines.push(Line::Note(format!("the newest window was read up to {}", moment(org.tip))));
     }
     lines.extend(coverage(&org.coverage).map(Line::Note));
+    add_credential(lines, source.token.as_ref(), now);
     lines.extend(why(source.state, source.reason.as_deref(), source.since, source.remedy.as_deref(), now));
 }
 
@@ -104,7 +111,15 @@ fn add_lane(lines: &mut Vec<Line>, lane: &LaneStatus, now: Second) {
     if let Some(identity) = &lane.identity {
         lines.push(Line::Note(format!("as {}", clean(identity))));
     }
+    add_credential(lines, lane.credential.as_ref(), now);
     lines.extend(why(lane.state, lane.reason.as_deref(), lane.since, lane.remedy.as_deref(), now));
+}
+
+/// Which of two configured secrets is in use.
+fn add_credential(lines: &mut Vec<Line>, credential: Option<&CredentialStatus>, now: Second) {
+    let Some(CredentialStatus { slot, since: Moment(since), warning }) = credential else { return };
+    lines.push(Line::Note(format!("{} in use for {}", clean(slot), length(now - *since))));
+    lines.extend(warning.as_deref().map(|warning| Line::Note(clean(warning))));
 }
 
 /// What of the time collected so far is not as it should be in the end.

@@ -4,7 +4,7 @@
 //!
 //! *Why a key of another kind is a mistake:* it was meant to have an effect, and the daemon would be somebody else in Azure.
 
-use super::super::settings::{AzureIdentity, ManagedHost, ManagedId};
+use super::super::settings::{AzureIdentity, ManagedHost, ManagedId, NextCertificate};
 use super::super::{IdentityKind, IdentitySection};
 use super::{Reader, required};
 use crate::secret::{Place, SecretSource};
@@ -33,8 +33,10 @@ impl IdentityKind {
         match self {
             IdentityKind::WorkloadIdentity => &["tenant_id", "client_id", "token_file"],
             IdentityKind::ManagedIdentity => &["client_id", "object_id", "resource_id"],
-            IdentityKind::ClientCertificate => &["tenant_id", "client_id", "certificate", "password"],
-            IdentityKind::ClientSecret => &["tenant_id", "client_id", "secret"],
+            IdentityKind::ClientCertificate => {
+                &["tenant_id", "client_id", "certificate", "password", "next_certificate", "next_password"]
+            }
+            IdentityKind::ClientSecret => &["tenant_id", "client_id", "secret", "next_secret"],
             IdentityKind::AzureCli => &["tenant_id"],
             IdentityKind::Default => &[],
         }
@@ -58,19 +60,27 @@ impl Reader<'_> {
             IdentityKind::ClientSecret => {
                 let app = self.app(section);
                 let secret = self.secret(&at("secret"), section.secret.as_ref());
+                let next_secret = self.optional_secret(&at("next_secret"), section.next_secret.as_ref());
                 let (tenant_id, client_id) = app?;
-                AzureIdentity::ClientSecret { tenant_id, client_id, secret: secret? }
+                AzureIdentity::ClientSecret {
+                    tenant_id,
+                    client_id,
+                    secret: secret?,
+                    next_secret: next_secret?,
+                }
             }
             IdentityKind::ClientCertificate => {
                 let app = self.app(section);
                 let certificate = self.secret_bytes(&at("certificate"), section.certificate.as_ref());
                 let password = self.optional_secret(&at("password"), section.password.as_ref());
+                let next = self.next_certificate(section);
                 let (tenant_id, client_id) = app?;
                 AzureIdentity::ClientCertificate {
                     tenant_id,
                     client_id,
                     certificate: certificate?,
                     password: password?,
+                    next: next?,
                 }
             }
             IdentityKind::WorkloadIdentity => self.workload_identity(section)?,
@@ -102,6 +112,9 @@ impl Reader<'_> {
             ("secret", section.secret.is_some()),
             ("certificate", section.certificate.is_some()),
             ("password", section.password.is_some()),
+            ("next_secret", section.next_secret.is_some()),
+            ("next_certificate", section.next_certificate.is_some()),
+            ("next_password", section.next_password.is_some()),
         ];
         let mut foreign = false;
         for (key, _) in given.iter().filter(|(key, given)| *given && !kind.keys().contains(key)) {
@@ -117,6 +130,21 @@ impl Reader<'_> {
             );
         }
         foreign
+    }
+
+    fn next_certificate(&mut self, section: &IdentitySection) -> Option<Option<NextCertificate>> {
+        let password = self.optional_secret(&at("next_password"), section.next_password.as_ref());
+        let Some(place) = &section.next_certificate else {
+            let password = password?;
+            if password.is_some() {
+                let text = "belongs to next_certificate: set that too, or remove it";
+                self.view.refuse_unseen(&at("next_password"), text);
+                return None;
+            }
+            return (!self.view.found_wrong(&at("next_certificate"))).then_some(None);
+        };
+        let certificate = self.secret_bytes(&at("next_certificate"), Some(place));
+        Some(Some(NextCertificate { certificate: certificate?, password: password? }))
     }
 
     fn app(&mut self, section: &IdentitySection) -> Option<(String, String)> {
@@ -222,15 +250,16 @@ impl Reader<'_> {
         };
         let found = if variable("AZURE_CLIENT_SECRET").is_some() {
             let secret = from_variable("AZURE_CLIENT_SECRET");
-            self.readable(&at("kind"), secret, |secret| secret.read().map(drop))
-                .map(|secret| AzureIdentity::ClientSecret { tenant_id, client_id, secret })?
+            self.readable(&at("kind"), secret, |secret| secret.read().map(drop)).map(|secret| {
+                AzureIdentity::ClientSecret { tenant_id, client_id, secret, next_secret: None }
+            })?
         } else if let Some(path) = variable("AZURE_CLIENT_CERTIFICATE_PATH") {
             let place = Place::File(self.surroundings.directory.join(path));
             let source = SecretSource { place, group_may_read: self.group_may_read };
             let certificate = self.readable(&at("kind"), source, |source| source.read_bytes().map(drop))?;
             let password = variable("AZURE_CLIENT_CERTIFICATE_PASSWORD")
                 .map(|_| from_variable("AZURE_CLIENT_CERTIFICATE_PASSWORD"));
-            AzureIdentity::ClientCertificate { tenant_id, client_id, certificate, password }
+            AzureIdentity::ClientCertificate { tenant_id, client_id, certificate, password, next: None }
         } else if let Some(file) = variable("AZURE_FEDERATED_TOKEN_FILE") {
             let token_file = self.surroundings.directory.join(file);
             AzureIdentity::WorkloadIdentity { tenant_id, client_id, token_file }

@@ -45,6 +45,7 @@ pub(crate) fn chunk(number: u64, instance: &str, events: u32) -> Chunk {
         checkpoints: Default::default(),
         instance: instance.into(),
         forwarder: "test".into(),
+        audit: None,
     };
     let cut = Cut {
         id: &org(),

@@ -10,6 +10,7 @@ use aws_sdk_s3::error::{ConnectorError, ErrorMetadata, ProvideErrorMetadata, Sdk
 use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 
+use crate::http::Failure;
 use crate::mutant::{self, Mutant};
 
 /// Most characters kept of what a store says in its own words.
@@ -53,9 +54,17 @@ pub(super) enum Meaning {
     NoRegion,
     /// The store does not know "only if absent".
     Unconditional,
-    Untrusted,
+    /// Something on the way that only a person can change, and what there is to change: an authority, a proxy.
+    Barred(String),
     /// Any other answer that will be the same next time.
     Wrong,
+}
+
+impl Meaning {
+    /// Whether the store has looked at the request itself, and so found its credentials right.
+    pub(super) fn is_of_the_request(&self) -> bool {
+        matches!(self, Meaning::Exists | Meaning::Absent)
+    }
 }
 
 impl Refused {
@@ -141,8 +150,8 @@ fn unanswered<E: Error + 'static>(error: &SdkError<E>) -> Meaning {
     let mut credentials = None;
     let mut said = None;
     for cause in chain(error) {
-        if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref::<rustls::Error>() {
-            return Meaning::Untrusted;
+        if let Some(remedy) = cause.downcast_ref::<Failure>().and_then(|failure| failure.remedy("s3")) {
+            return Meaning::Barred(remedy);
         }
         if let Some(connector) = cause.downcast_ref::<ConnectorError>() {
             broken |= !connector.is_user();

@@ -10,7 +10,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +26,13 @@ use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation}
 
 use super::answer::{Meaning, Refused};
 use super::http;
-use crate::config::settings::{S3Checksums, S3Credentials, S3Role, S3Settings};
-use crate::http::Clients;
+use crate::clock::Clock;
+use crate::config::settings::{S3Checksums, S3Credentials, S3Key, S3Role, S3Settings};
+use crate::http::{Clients, Route};
 use crate::problem::{PauseReason, Problem};
-use crate::pulumi::environment::{Environments, Freshness};
-use crate::secret::{Fingerprint, Place, SecretError, SecretSource};
+use crate::pulumi::environment::Environments;
+use crate::rotation::{Choice, Places, Refusal, Rotation, Slot, Standing, present};
+use crate::secret::{Fingerprint, Freshness, Secret, SecretError};
 
 /// The region a request is signed for where the store has none of its own.
 const REGION_OF_OTHER_STORES: &str = "us-east-1";
@@ -61,7 +62,7 @@ impl Default for Deadlines {
     }
 }
 
-/// The daemon's HTTP clients as the SDK takes them, one for each certificate authority file in use, and the S3 clients made of them.
+/// The daemon's HTTP clients as the SDK takes them, one for each route in use, and the S3 clients made of them.
 /// Clones share them.
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Shared>);
@@ -71,9 +72,87 @@ struct Shared {
     deadlines: Deadlines,
     clients: Arc<Clients>,
     environments: Environments,
-    http: Mutex<HashMap<Option<PathBuf>, SharedHttpClient>>,
+    http: Mutex<HashMap<Route, SharedHttpClient>>,
     /// No more than there are differing settings.
-    stores: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Option<Connected>>>>>,
+    stores: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Reached>>>>,
+}
+
+/// A store and how it is reached at present.
+struct Reached {
+    connected: Option<Connected>,
+    /// Where fixed keys are configured.
+    keys: Option<Rotation<KeyPlaces>>,
+    /// The key that `connected` was made with.
+    choice: Option<Choice<Key>>,
+    made: u64,
+}
+
+/// The configured keys.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Keys {
+    first: S3Key,
+    next: Option<S3Key>,
+}
+
+/// A key as it was read.
+#[derive(Clone)]
+struct Key {
+    access_key_id: String,
+    secret: Secret,
+}
+
+impl Key {
+    fn new(configured: &S3Key, secret: Secret) -> Key {
+        Key { access_key_id: configured.access_key_id.clone(), secret }
+    }
+}
+
+impl Keys {
+    fn of(settings: &S3Settings) -> Option<Keys> {
+        match &settings.credentials {
+            S3Credentials::Static { key, next } => Some(Keys { first: key.clone(), next: next.clone() }),
+            S3Credentials::Default | S3Credentials::Profile(_) => None,
+        }
+    }
+}
+
+struct KeyPlaces {
+    keys: Keys,
+    /// Where secrets are read that are not on this machine.
+    environments: Environments,
+}
+
+impl KeyPlaces {
+    fn at(&self, slot: Slot) -> Option<&S3Key> {
+        match slot {
+            Slot::First => Some(&self.keys.first),
+            Slot::Next => self.keys.next.as_ref(),
+        }
+    }
+}
+
+impl Places for KeyPlaces {
+    type Value = Key;
+
+    fn keys(&self) -> [&'static str; 2] {
+        ["access_key_id", "next_access_key_id"]
+    }
+
+    fn seen(&self, slot: Slot) -> Option<Result<Key, SecretError>> {
+        let key = self.at(slot)?;
+        Some(self.environments.seen(&key.secret_access_key).map(|secret| Key::new(key, secret)))
+    }
+
+    async fn read(&self, slot: Slot, freshness: Freshness) -> Option<Result<Key, SecretError>> {
+        let key = self.at(slot)?;
+        let secret = self.environments.read(&key.secret_access_key, freshness).await;
+        Some(secret.map(|secret| Key::new(key, secret)))
+    }
+
+    fn fingerprint(key: &Key) -> Fingerprint {
+        let id = Secret::new(key.access_key_id.clone());
+        Fingerprint::of_all([id.fingerprint(), key.secret.fingerprint()])
+    }
 }
 
 /// All of [`S3Settings`] that decides how a store is reached.
@@ -85,21 +164,17 @@ struct Access {
     fips: bool,
     dual_stack: bool,
     profile: Option<String>,
-    /// A fixed key: its id, and where its secret is.
-    key: Option<(String, Place, bool)>,
+    keys: Option<Keys>,
     role: Option<S3Role>,
     checksums: S3Checksums,
-    ca_file: Option<PathBuf>,
+    route: Route,
 }
 
 impl Access {
     fn of(settings: &S3Settings) -> Access {
-        let (profile, key) = match &settings.credentials {
-            S3Credentials::Default => (None, None),
-            S3Credentials::Profile(profile) => (Some(profile.clone()), None),
-            S3Credentials::Static { access_key_id, secret_access_key: secret } => {
-                (None, Some((access_key_id.clone(), secret.place.clone(), secret.group_may_read)))
-            }
+        let profile = match &settings.credentials {
+            S3Credentials::Profile(profile) => Some(profile.clone()),
+            S3Credentials::Default | S3Credentials::Static { .. } => None,
         };
         Access {
             region: settings.region.clone(),
@@ -108,10 +183,10 @@ impl Access {
             fips: settings.fips,
             dual_stack: settings.dual_stack,
             profile,
-            key,
+            keys: Keys::of(settings),
             role: settings.role.clone(),
             checksums: settings.checksums,
-            ca_file: settings.ca_file.clone(),
+            route: settings.route.clone(),
         }
     }
 }
@@ -125,6 +200,8 @@ pub(super) struct Connected {
     made: u64,
     /// Its credentials were refused.
     stale: bool,
+    /// Its credentials were accepted.
+    pub(super) proven: bool,
 }
 
 /// Names one client among those that were made for the same settings.
@@ -163,76 +240,127 @@ impl Connections {
 
     /// Another HTTP client in place of the one that goes out: simulated stores hand in their own.
     pub fn through(http: SharedHttpClient) -> Connections {
-        let shared = Shared { http: Mutex::new(HashMap::from([(None, http)])), ..Shared::default() };
+        let shared =
+            Shared { http: Mutex::new(HashMap::from([(Route::default(), http)])), ..Shared::default() };
         Connections(Arc::new(shared))
     }
 
-    /// Makes sure that the next one who asks gets another client than this one.
-    pub(super) async fn forget(&self, settings: &S3Settings, refused: Made) {
-        let slot = {
-            let stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
-            stores.get(&Access::of(settings)).cloned()
+    /// How the store of these settings is reached at present.
+    fn reached(&self, settings: &S3Settings) -> Arc<tokio::sync::Mutex<Reached>> {
+        let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let keys = self.places(settings).map(Rotation::new);
+            Arc::new(tokio::sync::Mutex::new(Reached { connected: None, keys, choice: None, made: 0 }))
         };
-        if let Some(slot) = slot {
-            let mut slot = slot.lock().await;
-            if let Some(connected) = slot.as_mut().filter(|connected| connected.made() == refused) {
-                connected.stale = true;
-            }
-        }
+        stores.entry(Access::of(settings)).or_insert_with(new).clone()
     }
 
-    /// The client for these settings; a new one where there is none, or only the one whose credentials were `refused`. `seen` is
-    /// told what became of the configured secret, also where there is no client in the end.
+    /// Makes sure that the next one who asks gets another client than this one.
+    pub(super) async fn forget(&self, settings: &S3Settings, refused: Made, standing: &mut Standing) {
+        let reached = self.reached(settings);
+        let mut reached = reached.lock().await;
+        if let Some(connected) = reached.connected.as_mut().filter(|connected| connected.made() == refused) {
+            connected.stale = true;
+        }
+        reached.say(standing);
+    }
+
+    /// A client's credentials were accepted.
+    pub(super) async fn proven(&self, settings: &S3Settings, made: Made, standing: &mut Standing) {
+        let reached = self.reached(settings);
+        let mut reached = reached.lock().await;
+        let Reached { connected, keys, choice, .. } = &mut *reached;
+        if let Some(connected) = connected.as_mut().filter(|connected| connected.made() == made) {
+            connected.proven = true;
+            if let (Some(keys), Some(choice)) = (keys, choice) {
+                keys.accepted(choice);
+            }
+        }
+        reached.say(standing);
+    }
+
+    /// Whether there is a key to be tried, or another client than this one to be used.
+    pub(super) async fn is_due(
+        &self,
+        settings: &S3Settings,
+        known: Option<Made>,
+        clock: &Clock,
+        standing: &mut Standing,
+    ) -> bool {
+        let reached = self.reached(settings);
+        let mut reached = reached.lock().await;
+        let due = match &mut reached.keys {
+            Some(keys) => {
+                keys.look(clock.now()).await;
+                keys.nudged();
+                keys.is_due()
+            }
+            None => false,
+        };
+        reached.say(standing);
+        due || reached.connected.as_ref().map(Connected::made) != known
+    }
+
+    /// The client for these settings; a new one where there is none, where only the one is there whose credentials were `refused` for
+    /// this reason, and where another key is to be tried. `standing` and `seen` are told what became of the configured keys, also
+    /// where there is no client in the end.
     pub(super) async fn store(
         &self,
         settings: &S3Settings,
-        refused: Option<Made>,
+        refused: Option<(Made, &str)>,
+        clock: &Clock,
         seen: &mut SecretSeen,
+        standing: &mut Standing,
     ) -> Result<Connected, Refused> {
-        let slot = {
-            let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
-            stores.entry(Access::of(settings)).or_default().clone()
-        };
+        let reached = self.reached(settings);
         // Held while one is made, so that the others wait for it rather than ask as well.
-        let mut slot = slot.lock().await;
-        let before = slot.as_ref().map_or(0, |connected| connected.made);
-        let freshness = if slot.is_some() { Freshness::Renewed } else { Freshness::Kept };
-        match &*slot {
-            Some(connected) if !connected.stale && refused != Some(connected.made()) => {
-                *seen = connected.secret;
-                Ok(connected.clone())
-            }
-            _ => {
-                let client = connect(settings, self, freshness, seen).await?;
-                let connected = Connected { client, secret: *seen, made: before + 1, stale: false };
-                *slot = Some(connected.clone());
-                Ok(connected)
-            }
+        let mut reached = reached.lock().await;
+        let due = reached.keys.as_mut().is_some_and(Rotation::is_due);
+        let usable = reached.connected.as_ref().filter(|connected| {
+            !connected.stale && refused.is_none_or(|(made, _)| made != connected.made()) && !due
+        });
+        if let Some(connected) = usable.cloned() {
+            *seen = connected.secret;
+            reached.say(standing);
+            return Ok(connected);
         }
+        let current = reached.connected.as_ref().map(Connected::made);
+        let why = refused.filter(|(made, _)| Some(*made) == current).map(|(_, why)| why);
+        let chosen = reached.choose(why, clock, seen).await;
+        reached.say(standing);
+        let key = chosen?;
+        let client = connect(settings, self, key.as_ref()).await?;
+        reached.made += 1;
+        let connected = Connected { client, secret: *seen, made: reached.made, stale: false, proven: false };
+        reached.connected = Some(connected.clone());
+        Ok(connected)
     }
 
-    /// What a configured secret is, as far as can be told without asking anybody.
-    pub(super) fn seen(&self, secret: &SecretSource) -> Option<Fingerprint> {
-        self.0.environments.seen(secret).map(|secret| secret.fingerprint())
+    /// The configured keys as far as they are known without asking anybody, as one.
+    pub(super) fn present_keys(&self, settings: &S3Settings) -> Option<Fingerprint> {
+        present(&self.places(settings)?)
     }
 
-    /// The client that trusts the system's authorities and those in `ca_file`.
+    fn places(&self, settings: &S3Settings) -> Option<KeyPlaces> {
+        Some(KeyPlaces { keys: Keys::of(settings)?, environments: self.0.environments.clone() })
+    }
+
+    /// The client for a route.
     ///
     /// # Errors
-    /// When the file cannot be read or holds no certificate.
-    pub fn http(&self, ca_file: Option<&Path>) -> Result<SharedHttpClient, Problem> {
+    /// When a file of the route cannot be used.
+    pub fn http(&self, route: &Route) -> Result<SharedHttpClient, Problem> {
         let mut known = self.0.http.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = ca_file.map(Path::to_owned);
-        if let Some(client) = known.get(&key) {
+        if let Some(client) = known.get(route) {
             return Ok(client.clone());
         }
-        let client = self.0.clients.get(ca_file).map_err(|error| Problem {
+        let client = self.0.clients.get(route).map_err(|error| Problem {
             reason: PauseReason::Configuration,
             cause: format!("[s3]: {error}"),
-            remedy: "correct `ca_file` of [s3]".into(),
+            remedy: format!("correct `{}` of [s3]", error.key()),
         })?;
         let client = http::shared(client);
-        known.insert(key, client.clone());
+        known.insert(route.clone(), client.clone());
         Ok(client)
     }
 }
@@ -246,16 +374,63 @@ pub(super) enum SecretSeen {
     Value(Fingerprint),
 }
 
-/// Reads the credentials as they stand and makes a client of them. Asks the network only for a region that is not configured.
+impl SecretSeen {
+    fn of(present: Option<Fingerprint>) -> SecretSeen {
+        present.map_or(SecretSeen::Unreadable, SecretSeen::Value)
+    }
+}
+
+impl Reached {
+    /// The key to reach it with, where keys are configured. `refused`: why the one in use was.
+    async fn choose(
+        &mut self,
+        refused: Option<&str>,
+        clock: &Clock,
+        seen: &mut SecretSeen,
+    ) -> Result<Option<Key>, Refused> {
+        let Some(keys) = &mut self.keys else { return Ok(None) };
+        *seen = SecretSeen::of(present(keys.places()));
+        let other = match (self.choice.take(), refused) {
+            (Some(choice), Some(why)) => keys.refused(choice, Refusal::Unknown, why).await,
+            _ => None,
+        };
+        let choice = match other {
+            Some(other) => Ok(other),
+            None => keys.choose(clock.now()).await,
+        };
+        // One that is not on this machine may just have been read, for the first time or again.
+        if *seen == SecretSeen::Unreadable || refused.is_some() {
+            *seen = SecretSeen::of(present(keys.places()));
+        }
+        let choice = choice.map_err(|error| Refused {
+            meaning: match &error {
+                SecretError::Unavailable { wait: Some(wait), .. } => Meaning::Throttled(Some(*wait)),
+                SecretError::Unavailable { .. } => Meaning::Ambiguous,
+                _ => Meaning::CredentialsMissing,
+            },
+            cause: error.to_string(),
+        })?;
+        let key = choice.value().clone();
+        self.choice = Some(choice);
+        Ok(Some(key))
+    }
+
+    fn say(&self, standing: &mut Standing) {
+        if let Some(keys) = &self.keys {
+            *standing = keys.standing();
+        }
+    }
+}
+
+/// Makes a client of the credentials as they stand. Asks the network only for a region that is not configured.
 async fn connect(
     settings: &S3Settings,
     connections: &Connections,
-    freshness: Freshness,
-    seen: &mut SecretSeen,
+    key: Option<&Key>,
 ) -> Result<Client, Refused> {
     let http = connections
-        .http(settings.ca_file.as_deref())
-        .map_err(|problem| Refused { meaning: Meaning::Untrusted, cause: problem.cause })?;
+        .http(&settings.route)
+        .map_err(|problem| Refused { meaning: Meaning::Barred(problem.remedy), cause: problem.cause })?;
     let deadlines = connections.0.deadlines;
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
     if let Ok(name) = AppName::new(env!("CARGO_PKG_NAME")) {
@@ -273,24 +448,12 @@ async fn connect(
     if settings.dual_stack {
         loader = loader.use_dual_stack(true);
     }
-    match &settings.credentials {
-        S3Credentials::Default => {}
-        S3Credentials::Profile(profile) => loader = loader.profile_name(profile),
-        S3Credentials::Static { access_key_id, secret_access_key } => {
-            *seen = SecretSeen::Unreadable;
-            let read = connections.0.environments.read(secret_access_key, freshness).await;
-            let secret = read.map_err(|error| Refused {
-                meaning: match &error {
-                    SecretError::Unavailable { wait: Some(wait), .. } => Meaning::Throttled(Some(*wait)),
-                    SecretError::Unavailable { .. } => Meaning::Ambiguous,
-                    _ => Meaning::CredentialsMissing,
-                },
-                cause: error.to_string(),
-            })?;
-            *seen = SecretSeen::Value(secret.fingerprint());
-            let credentials = Credentials::new(access_key_id, secret.expose(), None, None, "configuration");
-            loader = loader.credentials_provider(credentials);
-        }
+    if let S3Credentials::Profile(profile) = &settings.credentials {
+        loader = loader.profile_name(profile);
+    }
+    if let Some(Key { access_key_id, secret }) = key {
+        let credentials = Credentials::new(access_key_id, secret.expose(), None, None, "configuration");
+        loader = loader.credentials_provider(credentials);
     }
     if settings.checksums == S3Checksums::WhenRequired {
         loader = loader
@@ -358,7 +521,7 @@ mod tests {
         let none = write("none.pem", "no certificate");
         let bad = write("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
         for path in [none, bad, directory.path().join("absent.pem")] {
-            let problem = connections.http(Some(&path)).unwrap_err();
+            let problem = connections.http(&Route::trusting(Some(path))).unwrap_err();
             assert_eq!(problem.reason, PauseReason::Configuration);
             assert!(problem.cause.contains("ca_file"), "{}", problem.cause);
         }

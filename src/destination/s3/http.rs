@@ -16,7 +16,7 @@ use aws_smithy_runtime_api::client::http::{
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
-use crate::http::Client;
+use crate::http::{Client, Failure};
 
 /// For exchanges that the SDK sets no deadline to: as long as a whole operation may take.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -47,18 +47,18 @@ impl HttpClient for Exchanges {
 
 impl HttpConnector for Exchanges {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = self.client.client_for(request.uri()).clone();
+        let client = self.client.clone();
         let deadline = self.deadline;
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
             let is_object = request.method() == http::Method::GET
                 && !request.uri().query().is_some_and(|query| query.contains("list-type="));
             let request = request.map(reqwest::Body::wrap);
-            let request =
-                reqwest::Request::try_from(request).map_err(|error| ConnectorError::user(error.into()))?;
+            let request = reqwest::Request::try_from(request)
+                .map_err(|error| ConnectorError::user(error.without_url().into()))?;
             let begun = Instant::now();
             let late = |elapsed: Elapsed| ConnectorError::timeout(elapsed.into());
-            let answer = tokio::time::timeout(deadline, client.execute(request))
+            let mut answer = tokio::time::timeout(deadline, client.execute(request))
                 .await
                 .map_err(late)?
                 .map_err(failure)?;
@@ -67,31 +67,30 @@ impl HttpConnector for Exchanges {
                 http::Response::from(answer).map(SdkBody::from_body_1_x)
             } else {
                 let left = deadline.saturating_sub(begun.elapsed());
-                tokio::time::timeout(left, whole(answer)).await.map_err(late)??
+                let body = tokio::time::timeout(left, whole(&client, &mut answer)).await.map_err(late)??;
+                http::Response::from(answer).map(|_| body)
             };
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
 }
 
-/// The answer with its body, if that is no longer than answers are.
-async fn whole(mut answer: reqwest::Response) -> Result<http::Response<SdkBody>, ConnectorError> {
+/// The body of an answer, if it is no longer than answers are.
+async fn whole(client: &Client, answer: &mut reqwest::Response) -> Result<SdkBody, ConnectorError> {
     let mut body = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(failure)? {
+    while let Some(piece) = client.piece(answer).await.map_err(failure)? {
         if body.len() + piece.len() > ANSWER_BYTES_MAX {
             return Err(ConnectorError::io(format!("answer larger than {ANSWER_BYTES_MAX} bytes").into()));
         }
         body.extend_from_slice(&piece);
     }
-    Ok(http::Response::from(answer).map(|_| SdkBody::from(body)))
+    Ok(SdkBody::from(body))
 }
 
-fn failure(error: reqwest::Error) -> ConnectorError {
-    if error.is_timeout() {
-        ConnectorError::timeout(error.into())
-    } else if error.is_builder() {
-        ConnectorError::user(error.into())
+fn failure(failure: Failure) -> ConnectorError {
+    if failure.is_timeout() {
+        ConnectorError::timeout(failure.into())
     } else {
-        ConnectorError::io(error.into())
+        ConnectorError::io(failure.into())
     }
 }

@@ -24,7 +24,7 @@ pub struct BucketReader {
 
 impl BucketReader {
     /// # Errors
-    /// When `ca_file` cannot be read.
+    /// When a file of its route cannot be used.
     pub fn new(
         settings: &S3Settings,
         org: &OrgId,

@@ -4,7 +4,7 @@
 
 use super::Bucket;
 use super::answer::{Meaning, Refused};
-use crate::config::settings::S3Credentials;
+use crate::config::settings::{S3Credentials, S3Key};
 use crate::destination::archive::{Obstacle, Store};
 use crate::problem::{PauseReason, Problem};
 
@@ -77,10 +77,7 @@ impl Bucket {
                 PauseReason::Configuration,
                 "use a store that knows `If-None-Match` on PUT: without it two instances could overwrite each other".into(),
             ),
-            Meaning::Untrusted => (
-                PauseReason::Configuration,
-                "set `ca_file` of [s3] to the authority that signed the store's certificate, or have that one replaced".into(),
-            ),
+            Meaning::Barred(remedy) => (PauseReason::Configuration, remedy),
             Meaning::Wrong => {
                 (PauseReason::Configuration, "correct [s3] in the configuration as the answer says".into())
             }
@@ -130,10 +127,17 @@ impl Bucket {
 
     fn credentials_remedy(&self) -> String {
         match &self.settings.credentials {
-            S3Credentials::Static { access_key_id, secret_access_key } => format!(
-                "put the secret of access key `{access_key_id}` into {}, or set another `access_key_id`; the secret is read again at every try",
-                secret_access_key.place
-            ),
+            S3Credentials::Static { key, next } => {
+                let of = |key: &S3Key| {
+                    format!("access key `{}` into {}", key.access_key_id, key.secret_access_key.place)
+                };
+                let second =
+                    next.as_ref().map(|next| format!(", or that of {}", of(next))).unwrap_or_default();
+                format!(
+                    "put the secret of {}{second}, or set another `access_key_id`; the secret is read again at every try",
+                    of(key)
+                )
+            }
             S3Credentials::Profile(profile) => format!(
                 "see that profile `{profile}` stands in the AWS configuration files of this user (AWS_CONFIG_FILE and \
                  AWS_SHARED_CREDENTIALS_FILE name others) and has credentials; `aws sso login --profile {profile}` renews an SSO session"

@@ -24,11 +24,12 @@ use super::client::{Connections, Deadlines};
 use super::{Bucket, destination};
 use crate::clock::{Clock, Second};
 use crate::config::settings::{
-    S3Checksums, S3Credentials, S3Encryption, S3LockMode, S3ObjectLock, S3Role, S3Settings,
+    S3Checksums, S3Credentials, S3Encryption, S3Key, S3LockMode, S3ObjectLock, S3Role, S3Settings,
 };
 use crate::destination::archive::Archive;
 use crate::destination::archive::contract::{self, Alone, Place, chunk, deliver, org};
 use crate::destination::{Answer, Destination, Receipt};
+use crate::http::Route;
 use crate::problem::{PauseReason, Problem};
 use crate::secret::{Place as SecretPlace, SecretSource};
 use crate::trial::{How, Outcome, Trial};
@@ -106,10 +107,20 @@ impl Fake {
     }
 
     fn put_secret(&self, secret: &str) {
+        self.put("secret", secret);
+    }
+
+    fn put(&self, name: &str, secret: &str) {
         use std::os::unix::fs::PermissionsExt;
-        let path = self.secrets.path().join("secret");
+        let path = self.secrets.path().join(name);
         std::fs::write(&path, secret).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn key(&self, access_key_id: &str, file: &str) -> S3Key {
+        let place = SecretPlace::File(self.secrets.path().join(file));
+        let secret_access_key = SecretSource { place, group_may_read: false };
+        S3Key { access_key_id: access_key_id.into(), secret_access_key }
     }
 
     fn settings(&self) -> S3Settings {
@@ -119,13 +130,7 @@ impl Fake {
             region: Some("eu-west-1".into()),
             endpoint_url: Some(format!("http://{}", self.address)),
             force_path_style: true,
-            credentials: S3Credentials::Static {
-                access_key_id: "AKTEST".into(),
-                secret_access_key: SecretSource {
-                    place: SecretPlace::File(self.secrets.path().join("secret")),
-                    group_may_read: false,
-                },
-            },
+            credentials: S3Credentials::Static { key: self.key("AKTEST", "secret"), next: None },
             fips: false,
             dual_stack: false,
             role: None,
@@ -134,7 +139,7 @@ impl Fake {
             storage_class: None,
             expected_bucket_owner: None,
             checksums: S3Checksums::WhenSupported,
-            ca_file: None,
+            route: Route::default(),
         }
     }
 
@@ -513,11 +518,13 @@ async fn a_refused_secret_of_an_environment_is_read_again_for_the_next_client_bu
 
     let fake = Fake::start().await;
     let mut settings = fake.settings();
-    let S3Credentials::Static { secret_access_key, .. } = &mut settings.credentials else { panic!() };
+    let S3Credentials::Static { key: S3Key { secret_access_key, .. }, .. } = &mut settings.credentials else {
+        panic!()
+    };
     let (environment, path) = parse_place("acme/infra/siem#aws.key").unwrap();
     let access = SourceAccess {
         api_url: "https://api.example".into(),
-        ca_file: None,
+        route: Route::default(),
         // Any secret there is.
         credentials: SourceCredentials::Stored { token: secret_access_key.clone(), next_token: None },
     };
@@ -561,6 +568,86 @@ async fn a_secret_that_is_not_there_is_noticed_when_it_comes() {
     fake.put_secret("late-secret");
     assert!(archive.secret_changed().await);
     durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
+}
+
+/// Which key each request was signed with.
+fn signers(fake: &Fake) -> Vec<String> {
+    let seen = std::mem::take(&mut fake.state.lock().unwrap().seen);
+    let signed = seen.iter().filter_map(|seen| seen.headers.get("authorization")?.to_str().ok());
+    signed.filter_map(|text| Some(text.split("Credential=").nth(1)?.split('/').next()?.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_second_key_is_taken_over_when_the_first_is_refused_and_stays_in_use_for_all() {
+    for code in ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"] {
+        let fake = Fake::start().await;
+        fake.put("second", "second-secret");
+        let next = Some(fake.key("AKNEXT", "second"));
+        let credentials = S3Credentials::Static { key: fake.key("AKTEST", "secret"), next };
+        let settings = S3Settings { credentials, ..fake.settings() };
+        let clock = Clock::simulated(Second(1_795_256_100));
+        let archive = || destination(&settings, &org(), &fake.connections, &clock).unwrap();
+        let (mut one, mut other) = (archive(), archive());
+        durable(one.deliver(&chunk(0, "one", 1), &Alone).await);
+        assert_eq!(one.standing().unwrap().in_use.unwrap().key, "access_key_id");
+        signers(&fake);
+        fake.says(refusal(403, code));
+        durable(one.deliver(&chunk(1, "one", 1), &Alone).await);
+        assert_eq!(one.standing().unwrap().in_use.unwrap().key, "next_access_key_id");
+        let signed = signers(&fake);
+        assert_eq!(signed[0], "AKTEST");
+        assert!(signed.len() > 1 && signed[1..].iter().all(|id| id == "AKNEXT"), "{signed:?}");
+        durable(other.deliver(&chunk(2, "one", 1), &Alone).await);
+        assert!(signers(&fake).iter().all(|id| id == "AKNEXT"), "orgs share what is known");
+        // Refused as well: a person has to act, and either place will do.
+        for _ in 0..4 {
+            fake.says(refusal(403, code));
+        }
+        let problem = paused(one.deliver(&chunk(3, "one", 1), &Alone).await);
+        assert_eq!(problem.reason, PauseReason::Credentials);
+        for part in ["AKTEST", "AKNEXT", "second"] {
+            assert!(problem.remedy.contains(part), "{}", problem.remedy);
+        }
+        fake.state.lock().unwrap().script.clear();
+        assert!(!one.secret_changed().await);
+        fake.put("second", "third-secret");
+        assert!(one.secret_changed().await);
+        durable(one.deliver(&chunk(3, "one", 1), &Alone).await);
+    }
+}
+
+#[tokio::test]
+async fn a_changed_key_is_tried_while_the_old_one_works_and_replaces_it_only_when_accepted() {
+    let fake = Fake::start().await;
+    let mut archive = fake.archive();
+    durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
+    archive.look_at_secrets().await;
+    signers(&fake);
+    archive.look_at_secrets().await;
+    assert_eq!(signers(&fake).len(), 0, "nothing has changed");
+    let used = archive.standing().unwrap().in_use;
+
+    fake.put_secret("wrong-secret");
+    fake.says(refusal(403, "SignatureDoesNotMatch"));
+    archive.look_at_secrets().await;
+    let standing = archive.standing().unwrap();
+    assert_eq!(standing.in_use, used);
+    let warning = standing.warning.unwrap();
+    assert!(warning.contains("access_key_id") && warning.contains("SignatureDoesNotMatch"), "{warning}");
+    signers(&fake);
+    durable(archive.deliver(&chunk(1, "one", 1), &Alone).await);
+    archive.look_at_secrets().await;
+    assert_eq!(fake.state.lock().unwrap().script.len(), 0);
+
+    fake.put_secret("");
+    archive.look_at_secrets().await;
+    assert_eq!(archive.standing().unwrap().in_use, used);
+    fake.put_secret("right-secret");
+    archive.look_at_secrets().await;
+    let standing = archive.standing().unwrap();
+    assert!(standing.in_use != used && standing.warning.is_none(), "{standing:?}");
+    assert_eq!((standing.taken, standing.refused), (1, 1));
+    durable(archive.deliver(&chunk(2, "one", 1), &Alone).await);
 }
 
 #[tokio::test]
@@ -710,7 +797,7 @@ async fn a_certificate_of_an_unknown_authority_waits_for_ca_file() {
     assert_eq!(problem.reason, PauseReason::Configuration);
     assert!(problem.remedy.contains("ca_file"), "{problem:?}");
 
-    let settings = S3Settings { ca_file: Some(ca), ..settings };
+    let settings = S3Settings { route: Route::trusting(Some(ca)), ..settings };
     let mut archive = destination(&settings, &org(), &fake.connections, &Clock::system()).unwrap();
     durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
 }

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::chunk::gzip;
 use crate::clock::{Clock, Second};
 use crate::event::hex;
-use crate::http::{Failure, Request, Response, Transport};
+use crate::http::{Request, Response, Transport};
 use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
 use crate::retry::retry_after;
@@ -137,13 +137,10 @@ impl Client {
         };
         match self.transport.send(request).await {
             Ok(response) => self.verdict(&response, token, bytes),
-            Err(Failure::Untrusted(cause)) => Verdict::Paused(Problem {
-                reason: PauseReason::Configuration,
-                cause: format!("the certificate of {} is not trusted: {cause}", self.endpoint),
-                remedy: "check `endpoint`; where a proxy or a private authority signs certificates, name its authority in `ca_file`"
-                    .into(),
-            }),
-            Err(failure) => Verdict::Ambiguous(failure.to_string()),
+            Err(failure) => match failure.remedy("sentinel") {
+                Some(remedy) => self.configuration(format!("{}: {failure}", self.endpoint), remedy),
+                None => Verdict::Ambiguous(failure.to_string()),
+            },
         }
     }
 
@@ -310,8 +307,8 @@ pub(crate) fn property(bytes: &[u8]) {
 
     #[async_trait::async_trait]
     impl Transport for Nobody {
-        async fn send(&self, _: Request) -> Result<Response, Failure> {
-            Err(Failure::Connection("nobody".into()))
+        async fn send(&self, _: Request) -> Result<Response, crate::http::Failure> {
+            Err(crate::http::Failure::Connection("nobody".into()))
         }
     }
 
@@ -350,6 +347,7 @@ mod tests {
 
     use super::super::tests::unpacked;
     use super::*;
+    use crate::http::Failure;
 
     const NOW: Second = Second(784_111_777);
 

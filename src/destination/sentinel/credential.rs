@@ -14,7 +14,6 @@ mod identity;
 mod managed;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -30,9 +29,10 @@ use self::identity::Identity;
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, SentinelSettings};
 use crate::destination::Answer;
-use crate::http::Transport;
+use crate::http::{Route, Transport};
 use crate::problem::{PauseReason, Problem};
 use crate::pulumi::environment::Environments;
+use crate::rotation::Standing;
 use crate::secret::{Fingerprint, Secret};
 
 /// Between two background tries while the old token lives.
@@ -198,6 +198,21 @@ impl Credential {
         self.identity.secret()
     }
 
+    /// Which of two configured secrets or certificates is in use. What is fetched with them stands in [`Credential::figures`].
+    pub fn standing(&self) -> Option<Standing> {
+        self.identity.standing().map(|standing| Standing { taken: 0, refused: 0, ..standing })
+    }
+
+    /// After somebody said that a secret may have changed: fetches a token with it, so that a wrong one is found out while the old
+    /// one still serves.
+    pub async fn look_at_secrets(&self) {
+        let _turn = self.turn.lock().await;
+        if self.identity.is_due().await {
+            // Its failure costs nothing while the old token lives, and is counted.
+            drop(self.fetch().await);
+        }
+    }
+
     pub fn figures(&self) -> Figures {
         let state = self.state();
         let life = state.token.as_ref().map(|token| token.expires.saturating_duration_since(Instant::now()));
@@ -252,8 +267,8 @@ impl State {
 #[derive(Default)]
 pub struct Credentials(Mutex<Vec<(CredentialKey, Weak<Credential>)>>);
 
-/// What a token depends on, and by which authorities its service is trusted.
-type CredentialKey = (String, String, AzureIdentity, Option<PathBuf>);
+/// What a token depends on, and how its service is reached.
+type CredentialKey = (String, String, AzureIdentity, Route);
 
 impl Credentials {
     /// The credential for these settings. `transport` is used when it has to be made.
@@ -264,8 +279,8 @@ impl Credentials {
         environments: &Environments,
         clock: &Clock,
     ) -> Arc<Credential> {
-        let SentinelSettings { authority, scope, identity, ca_file, .. } = settings;
-        let key = (authority.clone(), scope.clone(), identity.clone(), ca_file.clone());
+        let SentinelSettings { authority, scope, identity, route, .. } = settings;
+        let key = (authority.clone(), scope.clone(), identity.clone(), route.clone());
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(_, credential)| credential.strong_count() > 0);
         if let Some(credential) =
@@ -303,10 +318,12 @@ fn assert_sound(fetched: Fetched) {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Entra as Service, TOKEN_SECONDS, secret_file, settings};
+    use super::entra::APP_CODES;
     use super::*;
     use crate::clock::Second;
-    use crate::config::settings::{ManagedHost, ManagedId};
+    use crate::config::settings::{ManagedHost, ManagedId, NextCertificate};
     use crate::http::Failure;
+    use crate::secret::{Place, SecretSource};
 
     struct Bench {
         service: Arc<Service>,
@@ -542,6 +559,127 @@ mod tests {
         assert_eq!(bench.credential.last_secret(), bench.credential.present_secret());
     }
 
+    fn refusal(code: i64) -> Result<(u16, String), Failure> {
+        let body = format!(r#"{{"error":"invalid_client","error_codes":[{code}]}}"#);
+        Ok((401, body))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_secret_is_taken_over_when_the_first_has_expired_or_is_wrong_and_stays_in_use() {
+        for code in [7_000_222, 7_000_215] {
+            let (first, next) = (secret_file("first-secret"), secret_file("next-secret"));
+            let service = Arc::<Service>::default();
+            let mut settings = settings(first.path());
+            let place = Place::File(next.path().to_owned());
+            let AzureIdentity::ClientSecret { next_secret, .. } = &mut settings.identity else { panic!() };
+            *next_secret = Some(SecretSource { place, group_may_read: false });
+            let transport = Arc::clone(&service) as Arc<dyn Transport>;
+            let credential = Credential::new(
+                &settings,
+                transport,
+                Environments::default(),
+                Clock::simulated(Second(1_795_256_100)),
+            );
+            let slot = || credential.standing().unwrap().in_use.map(|in_use| in_use.key);
+            service.script.lock().unwrap().push_back(refusal(code));
+            let token = credential.token().await.unwrap();
+            assert_eq!(slot(), Some("next_secret"));
+            credential.reject(&token);
+            credential.token().await.unwrap();
+            let sent: Vec<bool> =
+                service.bodies.lock().unwrap().iter().map(|(_, body)| body.contains("next-secret")).collect();
+            assert_eq!(sent, [false, true, true]);
+            // Both refused: one request a try, in turn, until one of them changes.
+            credential.reject(&credential.token().await.unwrap());
+            service.script.lock().unwrap().extend([refusal(code), refusal(code), refusal(code)]);
+            assert!(credential.token().await.is_err() && credential.token().await.is_err());
+            assert_eq!(*service.asked.lock().unwrap(), 6);
+            assert_eq!(credential.last_secret(), credential.present_secret());
+            std::fs::write(next.path(), "third-secret").unwrap();
+            assert_ne!(credential.last_secret(), credential.present_secret());
+            credential.token().await.unwrap();
+            assert!(service.bodies.lock().unwrap()[6].1.contains("third-secret"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_certificate_is_taken_over_on_the_last_day_of_the_first() {
+        const NOW: Second = Second(1_795_256_100);
+        for (left, taken) in [(86_400 + 60, false), (86_400 - 60, true)] {
+            let pair = |seconds: i64| {
+                let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+                let mut parameters = rcgen::CertificateParams::default();
+                parameters.not_after = time::OffsetDateTime::from_unix_timestamp(NOW.0 + seconds).unwrap();
+                let made = parameters.self_signed(&key).unwrap();
+                secret_file(&format!("{}{}", key.serialize_pem(), made.pem()))
+            };
+            let (first, next) = (pair(left), pair(400 * 86_400));
+            let source = |file: &tempfile::NamedTempFile| SecretSource {
+                place: Place::File(file.path().to_owned()),
+                group_may_read: false,
+            };
+            let identity = AzureIdentity::ClientCertificate {
+                tenant_id: "tenant-1".into(),
+                client_id: "client-1".into(),
+                certificate: source(&first),
+                password: None,
+                next: Some(NextCertificate { certificate: source(&next), password: None }),
+            };
+            let settings = SentinelSettings { identity, ..settings(first.path()) };
+            let transport = Arc::<Service>::default() as Arc<dyn Transport>;
+            let credential =
+                Credential::new(&settings, transport, Environments::default(), Clock::simulated(NOW));
+            let slot = || credential.standing().unwrap().in_use.map(|in_use| in_use.key);
+            credential.reject(&credential.token().await.unwrap());
+            assert_eq!(slot(), Some("certificate"));
+            credential.token().await.unwrap();
+            assert_eq!(slot(), Some(if taken { "next_certificate" } else { "certificate" }));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_other_secret_is_tried_where_the_app_or_its_tenant_is_wrong() {
+        for code in APP_CODES {
+            let (first, next) = (secret_file("first-secret"), secret_file("next-secret"));
+            let service = Arc::<Service>::default();
+            let mut settings = settings(first.path());
+            let place = Place::File(next.path().to_owned());
+            let AzureIdentity::ClientSecret { next_secret, .. } = &mut settings.identity else { panic!() };
+            *next_secret = Some(SecretSource { place, group_may_read: false });
+            let transport = Arc::clone(&service) as Arc<dyn Transport>;
+            let credential = Credential::new(
+                &settings,
+                transport,
+                Environments::default(),
+                Clock::simulated(Second(1_795_256_100)),
+            );
+            service.script.lock().unwrap().push_back(refusal(code));
+            assert!(matches!(credential.token().await, Err(NoToken::Refused(_))));
+            assert_eq!(*service.asked.lock().unwrap(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_secret_that_is_refused_costs_the_token_in_use_nothing() {
+        let bench = bench();
+        bench.token().await.unwrap();
+        std::fs::write(bench.secret.path(), "half-a-sec").unwrap();
+        bench.service.script.lock().unwrap().push_back(refusal(7_000_215));
+        bench.credential.look_at_secrets().await;
+        let bodies = bench.service.bodies.lock().unwrap().clone();
+        assert!(bodies[1].1.contains("half-a-sec") && bodies[2].1.contains("canary-secret"), "{bodies:?}");
+        let warning = bench.credential.standing().unwrap().warning.unwrap();
+        assert!(warning.contains("AADSTS7000215") && !warning.contains("half-a-sec"), "{warning}");
+        for _ in 0..3 {
+            bench.credential.look_at_secrets().await;
+        }
+        assert_eq!(bench.asked(), 3, "it is tried once");
+        std::fs::write(bench.secret.path(), "half-a-secret-no-more").unwrap();
+        bench.credential.look_at_secrets().await;
+        assert_eq!(bench.credential.standing().unwrap().warning, None);
+        assert_eq!(bench.asked(), 4);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn orgs_with_one_identity_share_their_tokens() {
         let secret = secret_file("s");
@@ -709,7 +847,7 @@ mod tests {
         let (environment, path) = parse_place("acme/infra/siem#azure").unwrap();
         let access = SourceAccess {
             api_url: "https://api.example".into(),
-            ca_file: None,
+            route: Route::default(),
             credentials: SourceCredentials::Stored {
                 token: SecretSource { place: Place::File(token.path().to_owned()), group_may_read: false },
                 next_token: None,
@@ -720,6 +858,7 @@ mod tests {
             tenant_id: "tenant-1".into(),
             client_id: "client-1".into(),
             secret: SecretSource { place, group_may_read: false },
+            next_secret: None,
         };
         let esc = Arc::new(Esc { value: Mutex::new("canary-1".into()), ..Esc::default() });
         let line = Arc::clone(&esc) as Arc<dyn Transport>;

@@ -541,6 +541,7 @@ mod tests {
             checkpoints: Default::default(),
             instance: "test".into(),
             forwarder: "test".into(),
+            audit: None,
         };
         let cut = Cut {
             id: &OrgId::new("acme").unwrap(),

@@ -15,7 +15,7 @@ use crate::chunk::{CHUNK_EVENTS_MAX, Cut, Link, Mode, NewEvent, Packing, Summary
 use crate::clock::{Second, Window};
 use crate::config::settings::{AzureIdentity, Columns};
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
-use crate::http::{Failure, Request, Response};
+use crate::http::{Failure, Request, Response, Route};
 use crate::metrics::Metrics;
 use crate::pulumi::environment::Environments;
 use crate::secret::{Place, SecretSource};
@@ -181,8 +181,9 @@ pub(super) fn settings(secret: &std::path::Path) -> SentinelSettings {
             tenant_id: "tenant-1".into(),
             client_id: "client-1".into(),
             secret: SecretSource { place: Place::File(secret.to_owned()), group_may_read: false },
+            next_secret: None,
         },
-        ca_file: None,
+        route: Route::default(),
     }
 }
 
@@ -280,6 +281,7 @@ fn chunk(number: u64, descriptions: &[String], padding: &str) -> Chunk {
         checkpoints: Default::default(),
         instance: "test".into(),
         forwarder: "test".into(),
+        audit: None,
     };
     let cut = Cut {
         id: &OrgId::new("acme").unwrap(),

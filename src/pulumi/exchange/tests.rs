@@ -58,7 +58,7 @@ fn access(subject: &Path) -> (SourceAccess, Oidc) {
     };
     let access = SourceAccess {
         api_url: "https://api.example".into(),
-        ca_file: None,
+        route: crate::http::Route::default(),
         credentials: SourceCredentials::Exchanged(oidc.clone()),
     };
     (access, oidc)
@@ -289,7 +289,7 @@ async fn every_answer_is_sorted_and_none_shows_what_was_sent() {
     assert!(matches!(bench().answers(307, "").await, SourceError::Configuration { .. }));
     let bench = bench();
     bench.service.script.lock().unwrap().push_back(Err(Failure::Untrusted("x".into())));
-    assert!(matches!(bench.token().await, Err(SourceError::Configuration { .. })));
+    assert!(matches!(bench.token().await, Err(SourceError::Barred { .. })));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,9 +1,12 @@
 //! A destination, or what it needs, is away for a while.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use pulumi_audit_forwarder::journal::memory::MemoryJournal;
+
 use super::simulation::{BEGIN, DAY, HOUR, MINUTE, SOON, Simulation};
-use super::wire::{AZURE, ENTRA, PULUMI};
+use super::wire::{AZURE, ENTRA, PULUMI, S3};
 use crate::world::clock::parse_rfc3339;
 use crate::world::ingestion::Fault;
 use crate::world::pulumi::events::Generator;
@@ -154,6 +157,31 @@ async fn a_part_that_panics_is_started_again_and_the_others_go_on() {
     }
     let unsettled = simulation.status("acme").coverage.unsettled;
     assert!(unsettled <= DAY, "later looks go on: {unsettled}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_org_that_panics_while_it_looks_at_its_archive_begins_again() {
+    let mut simulation = Simulation::of(&["acme"]);
+    let setup = simulation.setup("acme");
+    (setup.s3, setup.file) = (true, false);
+    simulation.add("acme", Generator::seeded(8).background(BEGIN, BEGIN + 3 * HOUR, 60.0));
+    simulation.wire.panics_for(S3, 3);
+    simulation.start();
+    simulation.pass(30 * MINUTE).await;
+    let panicked = simulation.wire.panicked();
+    assert_eq!(panicked.len(), 3);
+    let collected = simulation.wire.asked("acme");
+    let first = collected.first().expect("it begins all the same");
+    assert!(panicked.iter().all(|at| *at < first.at), "{panicked:?}, and collected since {:?}", first.at);
+
+    // The same where there is an archive to go on from.
+    simulation.kill().await;
+    simulation.journal = Arc::new(MemoryJournal::named("emptied"));
+    simulation.wire.panics_for(S3, 1);
+    simulation.start();
+    simulation.pass_until(BEGIN + 4 * HOUR).await;
+    assert_eq!(simulation.wire.panics_left(), 0);
+    simulation.assert_complete("acme", BEGIN + 3 * HOUR);
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,6 +32,7 @@ pub struct Log {
     /// Every rendition of a volatile value ever shown, and whose it is.
     shown: HashMap<Vec<u8>, String>,
     sequence: u64,
+    changes: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ pub struct TruthEvent {
 }
 
 /// Recognises an event that arrived somewhere: all renditions the log has ever shown.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Shown {
     renditions: HashMap<Vec<u8>, String>,
     ignored: BTreeSet<String>,
@@ -80,10 +81,16 @@ impl Shown {
     /// The same for two renditions of one event, and for byte-identical twins; different for anything else. A person, token name or
     /// actor name that was never shown gives a key that no event of the source has.
     pub fn key(&self, raw: &[u8]) -> String {
-        let minified = lexemes::minify(raw);
-        let mut key = fingerprint_without(&minified, &self.ignored);
+        self.key_of(&lexemes::minify(raw))
+    }
+
+    /// The same of bytes without white space.
+    pub fn key_of(&self, minified: &[u8]) -> String {
+        let members = lexemes::members(minified);
+        let mut key = fingerprint_without(minified, members.as_deref(), &self.ignored);
         for field in VOLATILE {
-            let value = lexemes::member(&minified, field);
+            let of_field = |(key, _): &&(&[u8], &[u8])| *key == field.as_bytes();
+            let value = members.iter().flatten().find(of_field).map(|(_, value)| *value);
             let label =
                 value.map(|value| self.renditions.get(&labelled(field, value)).map_or("?", String::as_str));
             key.push('|');
@@ -95,19 +102,24 @@ impl Shown {
 
 /// SHA-256 over the fixed fields, unknown ones included, in their order and as they stand. What is no object is hashed whole.
 pub fn fingerprint(raw: &[u8]) -> String {
-    fingerprint_without(&lexemes::minify(raw), &BTreeSet::new())
+    let minified = lexemes::minify(raw);
+    fingerprint_without(&minified, lexemes::members(&minified).as_deref(), &BTreeSet::new())
 }
 
-fn fingerprint_without(minified: &[u8], ignored: &BTreeSet<String>) -> String {
+fn fingerprint_without(
+    minified: &[u8],
+    members: Option<&[(&[u8], &[u8])]>,
+    ignored: &BTreeSet<String>,
+) -> String {
     let mut hash = Sha256::new();
-    match lexemes::members(minified) {
+    match members {
         None => hash.update(minified),
         Some(members) => {
             let fixed = |key: &[u8]| {
                 !VOLATILE.iter().any(|name| name.as_bytes() == key)
                     && !std::str::from_utf8(key).is_ok_and(|key| ignored.contains(key))
             };
-            for (key, value) in members.into_iter().filter(|(key, _)| fixed(key)) {
+            for (key, value) in members.iter().filter(|(key, _)| fixed(key)) {
                 hash.update((key.len() as u64).to_be_bytes());
                 hash.update(key);
                 hash.update((value.len() as u64).to_be_bytes());
@@ -129,6 +141,7 @@ fn labelled(field: &str, value: &[u8]) -> Vec<u8> {
 
 impl Log {
     pub fn add(&mut self, events: impl IntoIterator<Item = Event>) -> usize {
+        self.changes += 1;
         let old = self.stored.len();
         for event in events {
             let stored = self.keep(event);
@@ -140,6 +153,7 @@ impl Log {
 
     /// Puts bytes into the list as they are, at the place an event of this time would have.
     pub fn add_verbatim(&mut self, place: i64, visible_at: i64, bytes: &[u8]) {
+        self.changes += 1;
         let minified = lexemes::minify(bytes);
         for field in VOLATILE {
             if let Some(value) = lexemes::member(&minified, field) {
@@ -253,6 +267,7 @@ impl Log {
 
     /// Changes the profile of an account, on old events too. Answers whether there is such an account.
     pub fn change_person(&mut self, account: &str, change: impl FnOnce(&mut Person)) -> bool {
+        self.changes += 1;
         let Some(&number) = self.person_of.get(account) else { return false };
         change(&mut self.people[number as usize]);
         self.render_person(number as usize);
@@ -265,6 +280,7 @@ impl Log {
 
     /// Renames a token or an actor (`field` is `tokenName` or `actorName`), on old events too.
     pub fn rename(&mut self, field: &str, first_name: &str, new_name: &str) -> bool {
+        self.changes += 1;
         let Some(&number) = self.name_of.get(&format!("{field} {first_name}")) else { return false };
         self.names[number as usize] = new_name.to_owned();
         self.show_name(field, number);
@@ -273,6 +289,7 @@ impl Log {
 
     /// From now on every event shows this field too, as after an upgrade of the service.
     pub fn decorate(&mut self, name: &str, value: Value) {
+        self.changes += 1;
         self.decorations.retain(|(known, _)| known != name);
         self.decorations.push((name.to_owned(), value));
     }
@@ -283,6 +300,7 @@ impl Log {
 
     /// Retention: events older than this leave the list, not the truth.
     pub fn forget_before(&mut self, time: i64) {
+        self.changes += 1;
         let keep = self.stored.partition_point(|stored| stored.time < time);
         self.forgotten.extend(self.stored.drain(..keep));
     }
@@ -347,9 +365,9 @@ impl Log {
         }
     }
 
-    /// When each happened and when it became visible; of what is in the list.
-    pub fn moments(&self) -> impl Iterator<Item = (i64, i64)> {
-        self.stored.iter().map(|stored| (stored.time, stored.visible_at))
+    /// How often anything in the log has changed: what was read of it is still so while this is.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub fn truth(&self) -> Vec<TruthEvent> {
@@ -363,7 +381,7 @@ impl Log {
             let mut bytes = Vec::new();
             self.render(stored, &mut bytes);
             let bytes = lexemes::minify(&bytes);
-            let key = shown.key(&bytes);
+            let key = shown.key_of(&bytes);
             TruthEvent { timestamp: stored.time, visible_at: stored.visible_at, bytes, key, forgotten }
         })
         .collect()

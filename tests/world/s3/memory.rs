@@ -4,6 +4,7 @@
 //! Real servers, which others wrote, are asked elsewhere: here it is about what a client makes of the answers, at any moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ struct State {
     objects: BTreeMap<String, Stored>,
     /// By the part of a key that a fault is for; empty for all.
     faults: Script<String, Fault>,
+    /// Ids of the access keys that are not known any more; no signature is looked at.
+    deleted_keys: BTreeSet<String>,
     /// Puts that would have replaced something, or that did not ask for "only if absent".
     careless: Vec<String>,
     /// The objects that stored claims name.
@@ -85,9 +88,26 @@ impl Memory {
         self.state().faults.clear(|_| true);
     }
 
+    pub fn has_faults(&self) -> bool {
+        self.state().faults.is_armed()
+    }
+
+    /// Requests signed with this access key are refused from now on.
+    pub fn delete_key(&self, id: &str) {
+        self.state().deleted_keys.insert(id.to_owned());
+    }
+
     /// Everything stored, by key.
     pub fn everything(&self) -> BTreeMap<String, Vec<u8>> {
         self.state().objects.iter().map(|(key, stored)| (key.clone(), stored.body.to_vec())).collect()
+    }
+
+    /// What is stored below this, by the rest of its key. Bodies are shared.
+    pub fn below(&self, prefix: &str) -> BTreeMap<String, Bytes> {
+        let state = self.state();
+        let from = state.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.map_while(|(key, stored)| Some((key.strip_prefix(prefix)?.to_owned(), stored.body.clone())))
+            .collect()
     }
 
     pub fn has(&self, key: &str) -> bool {
@@ -127,7 +147,12 @@ impl Memory {
         };
         let mut state = self.state();
         let fault = state.faults.strike(|part, _| key.contains(part.as_str()));
+        let signed = head.headers.get("authorization").and_then(|value| value.to_str().ok());
+        let signer = signed.and_then(|text| text.split("Credential=").nth(1)?.split('/').next());
         let verdict = match &fault {
+            _ if signer.is_some_and(|id| state.deleted_keys.contains(id)) => {
+                Verdict::answer(error(403, "InvalidAccessKeyId", &key))
+            }
             Some(Fault::Error { status, code }) => Verdict::answer(error(*status, code, &key)),
             Some(Fault::Stall) => Verdict::hang_up().after(Duration::MAX),
             Some(Fault::ErrorInside) => Verdict::answer(error(200, "InternalError", &key)),

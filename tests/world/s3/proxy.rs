@@ -52,6 +52,8 @@ pub enum Fault {
         status: u16,
         code: &'static str,
     },
+    /// Not passed on.
+    Redirect(String),
     /// Not passed on; status 200 with an error in the body.
     ErrorInSuccess(&'static str),
     /// Not passed on, and the connection ends.
@@ -152,6 +154,9 @@ impl Proxy {
         });
         let verdict = match fault {
             Some(Fault::Error { status, code }) => Verdict::answer(error(status, code, &path)),
+            Some(Fault::Redirect(to)) => {
+                Verdict::answer(with_header(respond(307, "application/xml", ""), "location", &to))
+            }
             Some(Fault::ErrorInSuccess(code)) => Verdict::answer(error(200, code, &path)),
             Some(Fault::Lost(cut)) => Verdict::hang_up().cut(cut),
             Some(Fault::Overwrites) => {

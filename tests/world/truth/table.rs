@@ -5,6 +5,7 @@
 //! Long texts count by their first thousand characters, because the forwarder cuts them; the archive has them whole.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
 use super::super::ingestion::rows::Row;
 use super::super::lexemes;
@@ -16,75 +17,125 @@ const COMPARED: usize = 1_000;
 const EARLIEST: i64 = 1_420_070_400;
 
 pub fn check(rows: &[Row], org: &str, source: &Source, now: i64, expect: &Expect) -> Report {
-    let mut report = Report { org: org.to_owned(), destination: "sentinel".to_owned(), ..Report::default() };
-    let mut seen: HashMap<&str, String> = HashMap::new();
+    let rows: Vec<Arc<Row>> = rows.iter().cloned().map(Arc::new).collect();
+    Known::default().check(&rows, org, &Arc::new(source.clone()), now, expect)
+}
+
+/// What rows and events were found to say, so that who looks again need not read again what is the same.
+#[derive(Default)]
+pub struct Known {
+    rows: Vec<(Arc<Row>, String)>,
+    source: Option<(Arc<Source>, Vec<Key>)>,
+}
+
+impl Known {
+    /// The same as [`check`].
+    pub fn check(
+        &mut self,
+        rows: &[Arc<Row>],
+        org: &str,
+        source: &Arc<Source>,
+        now: i64,
+        expect: &Expect,
+    ) -> Report {
+        let mut report =
+            Report { org: org.to_owned(), destination: "sentinel".to_owned(), ..Report::default() };
+        let (arrived, keys) = self.read(rows, source);
+        let arrived = distinct(arrived, &mut report);
+        let mut events = Vec::new();
+        let mut loose: HashMap<&str, usize> = HashMap::new();
+        for (event, key) in source.events.iter().zip(keys) {
+            // No time that the table could take: quarantined by design.
+            let plausible =
+                key.time.is_some_and(|time| (EARLIEST..=now.saturating_add(86_400)).contains(&time));
+            match key.exact {
+                true if plausible => events.push((key.text.as_str(), event)),
+                // A known field of an unexpected type: which text its row shows is the forwarder's choice.
+                false if plausible && expect.is_seen(event) => *loose.entry(&key.text).or_default() += 1,
+                _ => report.exempt += 1,
+            }
+        }
+        let mut judged = Vec::new();
+        if loose.is_empty() {
+            judged = arrived;
+        } else {
+            let known: HashSet<&str> = events.iter().map(|(key, _)| *key).collect();
+            for arrival in arrived {
+                let beginning = arrival.key.split('\u{1}').take(2).collect::<Vec<_>>().join("\u{1}");
+                match loose
+                    .get_mut(beginning.as_str())
+                    .filter(|left| **left > 0 && !known.contains(arrival.key))
+                {
+                    Some(left) => {
+                        *left -= 1;
+                        report.arrived += 1;
+                        report.due += 1;
+                    }
+                    None => judged.push(arrival),
+                }
+            }
+        }
+        for (key, left) in loose {
+            report.due += left;
+            report.lost.extend(std::iter::repeat_n(key.to_owned(), left));
+        }
+        compare(&mut report, events.into_iter(), judged.into_iter(), expect);
+        report
+    }
+
+    /// What every row and every event says.
+    fn read(&mut self, rows: &[Arc<Row>], source: &Arc<Source>) -> (&[(Arc<Row>, String)], &[Key]) {
+        let same = self.rows.iter().zip(rows).take_while(|((known, _), row)| Arc::ptr_eq(known, row)).count();
+        self.rows.truncate(same);
+        self.rows.extend(rows[same..].iter().map(|row| (row.clone(), row_key(row))));
+        if !self.source.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, source)) {
+            self.source = Some((source.clone(), source.events.iter().map(source_key).collect()));
+        }
+        (&self.rows, self.source.as_ref().map_or(&[], |(_, keys)| keys))
+    }
+}
+
+/// Without copies, which are counted: what the documented query shows.
+fn distinct<'a>(rows: &'a [(Arc<Row>, String)], report: &mut Report) -> Vec<Arrival<'a>> {
+    let mut seen: HashMap<&str, &str> = HashMap::new();
     let mut arrived = Vec::new();
-    for row in rows {
-        let key = row_key(row);
+    for (row, key) in rows {
         if row.cells.contains_key("EventKey_s") {
             let event_key = row.text("EventKey_s");
             if event_key.is_empty() {
                 report.problems.push(format!("a row has no event key: {key}"));
             } else if let Some(first) = seen.get(event_key) {
                 report.removable += 1;
-                if *first != key {
+                if first != key {
                     report.problems.push(format!("two rows share the event key {event_key} and differ"));
                 }
                 continue;
             } else {
-                seen.insert(event_key, key.clone());
+                seen.insert(event_key, key);
             }
         }
-        let time = row.number("Timestamp_d");
-        arrived.push(Arrival { sample: key.clone(), key, time });
+        arrived.push(Arrival { key, bytes: key.as_bytes(), time: row.number("Timestamp_d") });
     }
-    let mut events = Vec::new();
-    let mut loose: HashMap<String, usize> = HashMap::new();
-    for event in &source.events {
-        match source_key(event, now) {
-            Key::Exact(key) => events.push((key, event.clone())),
-            // A known field of an unexpected type: which text its row shows is the forwarder's choice.
-            Key::Loose(key) if event.visible_at <= expect.as_of => *loose.entry(key).or_default() += 1,
-            Key::Loose(_) | Key::Implausible => report.exempt += 1,
-        }
-    }
-    let known: HashSet<&String> = events.iter().map(|(key, _)| key).collect();
-    let mut judged = Vec::new();
-    for arrival in arrived {
-        let beginning = arrival.key.split('\u{1}').take(2).collect::<Vec<_>>().join("\u{1}");
-        match loose.get_mut(&beginning).filter(|left| **left > 0 && !known.contains(&arrival.key)) {
-            Some(left) => {
-                *left -= 1;
-                report.arrived += 1;
-                report.due += 1;
-            }
-            None => judged.push(arrival),
-        }
-    }
-    for (key, left) in loose {
-        report.due += left;
-        report.lost.extend(std::iter::repeat_n(key, left));
-    }
-    compare(&mut report, events, judged, expect);
-    report
+    arrived
 }
 
-enum Key {
-    Exact(String),
-    Loose(String),
-    /// No time that the table could take: quarantined by design.
-    Implausible,
+/// What the row of an event says.
+struct Key {
+    time: Option<i64>,
+    text: String,
+    /// Otherwise it is only how the text begins.
+    exact: bool,
 }
 
-fn source_key(event: &TruthEvent, now: i64) -> Key {
+fn source_key(event: &TruthEvent) -> Key {
     let members: HashMap<&[u8], &[u8]> =
         lexemes::members(&event.bytes).unwrap_or_default().into_iter().collect();
     let field = |name: &str| members.get(name.as_bytes()).copied();
     let number = field("timestamp")
         .and_then(|raw| std::str::from_utf8(raw).ok())
         .and_then(|raw| raw.parse::<i64>().ok());
-    let Some(time) = number.filter(|time| (EARLIEST..=now.saturating_add(86_400)).contains(time)) else {
-        return Key::Implausible;
+    let Some(time) = number else {
+        return Key { time: None, text: String::new(), exact: true };
     };
     let mut odd = false;
     let mut text = |name: &str| match field(name) {
@@ -97,10 +148,8 @@ fn source_key(event: &TruthEvent, now: i64) -> Key {
     let id = event_id(&text("event"));
     let texts = ["description", "sourceIP", "tokenID", "actorUrn"].map(&mut text);
     let flags = ["reqOrgAdmin", "reqStackAdmin", "authFailure"].map(|name| field(name) == Some(b"true"));
-    match odd {
-        true => Key::Loose(format!("{time}\u{1}{id}")),
-        false => Key::Exact(key(time, &id, &texts, flags)),
-    }
+    let text = if odd { format!("{time}\u{1}{id}") } else { key(time, &id, &texts, flags) };
+    Key { time: Some(time), text, exact: !odd }
 }
 
 fn row_key(row: &Row) -> String {
@@ -123,10 +172,18 @@ fn comparable(text: &str) -> String {
 
 /// Display names become ids, as documented.
 fn event_id(name: &str) -> String {
-    let by_display_name = || kinds().iter().find(|kind| kind.display_name.eq_ignore_ascii_case(name));
-    match kinds().iter().any(|kind| kind.id == name) {
+    type Ids = (HashSet<&'static str>, HashMap<String, &'static str>);
+    static IDS: OnceLock<Ids> = OnceLock::new();
+    let (ids, by_display_name) = IDS.get_or_init(|| {
+        let mut by_display_name = HashMap::new();
+        for kind in kinds() {
+            by_display_name.entry(kind.display_name.to_ascii_lowercase()).or_insert(kind.id.as_str());
+        }
+        (kinds().iter().map(|kind| kind.id.as_str()).collect(), by_display_name)
+    });
+    match ids.contains(name) {
         true => name.to_owned(),
-        false => by_display_name().map_or_else(|| name.to_owned(), |kind| kind.id.clone()),
+        false => (*by_display_name.get(&name.to_ascii_lowercase()).unwrap_or(&name)).to_owned(),
     }
 }
 

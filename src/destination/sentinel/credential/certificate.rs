@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use serde_json::json;
 use sha1::{Digest, Sha1};
+use x509_cert::der::Decode;
 
 use crate::clock::Second;
 use crate::event::hex;
@@ -100,6 +101,13 @@ impl Certificate {
     /// As Azure shows it.
     pub(super) fn thumbprint(&self) -> String {
         hex(&self.digest()).to_uppercase()
+    }
+
+    /// When it ends, as far as that can be read.
+    pub(super) fn end(&self) -> Option<Second> {
+        let certificate = x509_cert::Certificate::from_der(self.chain.first()?).ok()?;
+        let end = certificate.tbs_certificate().validity().not_after.to_unix_duration();
+        i64::try_from(end.as_secs()).ok().map(Second)
     }
 
     /// SHA-1 of the certificate.

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,8 +35,9 @@ use super::{Fetched, NoToken};
 use crate::clock::{Clock, Second};
 use crate::http::{Failure, Request, Response, Transport};
 use crate::problem::PauseReason;
-use crate::pulumi::environment::{Environments, Freshness};
-use crate::secret::{Fingerprint, Place, Secret, SecretBytes, SecretError, SecretSource, read_projected};
+use crate::pulumi::environment::Environments;
+use crate::rotation::{Places, Refusal, Rotation, Slot, Standing, present};
+use crate::secret::{Fingerprint, Freshness, Secret, SecretBytes, SecretError, SecretSource, read_projected};
 
 /// For a whole exchange with the token service.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -46,6 +47,8 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 const LIFE_SECONDS_MAX: i64 = 7 * 86_400;
 /// Codes of Entra ID that pass by themselves (learn.microsoft.com, "Microsoft Entra authentication error codes", 2026-09).
 const TRANSIENT_CODES: [i64; 2] = [50196, 90033];
+/// Codes that say that app, tenant or scope is wrong: no other proof helps.
+pub(super) const APP_CODES: [i64; 5] = [700_016, 90_002, 900_023, 70_011, 500_011];
 
 /// An app registration.
 pub(super) struct App {
@@ -53,14 +56,67 @@ pub(super) struct App {
     pub(super) tenant_id: String,
     pub(super) client_id: String,
     pub(super) scope: String,
-    pub(super) proof: Proof,
-    /// Where proofs are read that are not on this machine.
-    pub(super) environments: Environments,
+    pub(super) proofs: Proofs,
+    pub(super) rotation: tokio::sync::Mutex<Rotation<Proofs>>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) clock: Clock,
 }
 
+/// What the app shows for itself, and what it may show instead.
+#[derive(Clone)]
+pub(super) struct Proofs {
+    pub(super) first: Proof,
+    /// Of the same kind.
+    pub(super) next: Option<Proof>,
+    /// Where those are read that are not on this machine.
+    pub(super) environments: Environments,
+}
+
+impl Places for Proofs {
+    type Value = Arc<Shown>;
+
+    /// It is looked at when a token is fetched, which may be once in hours.
+    const BEFORE_EXPIRY_SECONDS: i64 = 86_400;
+
+    fn keys(&self) -> [&'static str; 2] {
+        match self.first {
+            Proof::Secret(_) => ["secret", "next_secret"],
+            Proof::Certificate { .. } => ["certificate", "next_certificate"],
+            Proof::Projected(_) => ["token_file", ""],
+        }
+    }
+
+    fn seen(&self, slot: Slot) -> Option<Result<Arc<Shown>, SecretError>> {
+        self.at(slot).map(|proof| proof.seen(&self.environments).map(Arc::new))
+    }
+
+    async fn read(&self, slot: Slot, freshness: Freshness) -> Option<Result<Arc<Shown>, SecretError>> {
+        Some(self.at(slot)?.read(&self.environments, freshness).await.map(Arc::new))
+    }
+
+    fn fingerprint(shown: &Arc<Shown>) -> Fingerprint {
+        shown.fingerprint()
+    }
+
+    fn expires(shown: &Arc<Shown>) -> Option<Second> {
+        match &**shown {
+            Shown::Certificate { end, .. } => end.get().copied(),
+            Shown::Secret(_) | Shown::Projected(_) => None,
+        }
+    }
+}
+
+impl Proofs {
+    fn at(&self, slot: Slot) -> Option<&Proof> {
+        match slot {
+            Slot::First => Some(&self.first),
+            Slot::Next => self.next.as_ref(),
+        }
+    }
+}
+
 /// What the app shows for itself.
+#[derive(Clone)]
 pub(super) enum Proof {
     Secret(SecretSource),
     Certificate {
@@ -71,10 +127,15 @@ pub(super) enum Proof {
     Projected(PathBuf),
 }
 
-/// The proof as read for one fetch.
-enum Shown {
+/// A proof as it was read.
+pub(super) enum Shown {
     Secret(Secret),
-    Certificate(SecretBytes, Option<Secret>),
+    Certificate {
+        bytes: Arc<SecretBytes>,
+        password: Option<Secret>,
+        /// When it ends: known once it was opened, which is slow.
+        end: OnceLock<Second>,
+    },
     Projected(Secret),
 }
 
@@ -87,37 +148,23 @@ impl Proof {
                     Some(password) => Some(environments.read(password, freshness).await?),
                     None => None,
                 };
-                let certificate = environments.read_bytes(certificate, freshness).await?;
-                Ok(Shown::Certificate(certificate, password))
+                let bytes = Arc::new(environments.read_bytes(certificate, freshness).await?);
+                Ok(Shown::Certificate { bytes, password, end: OnceLock::new() })
             }
             Proof::Projected(path) => read_projected(path).map(Shown::Projected),
         }
     }
 
     /// As it is known without asking anybody.
-    fn seen(&self, environments: &Environments) -> Option<Shown> {
+    fn seen(&self, environments: &Environments) -> Result<Shown, SecretError> {
         match self {
             Proof::Secret(secret) => environments.seen(secret).map(Shown::Secret),
             Proof::Certificate { certificate, password } => {
-                let password = match password {
-                    Some(password) => Some(environments.seen(password)?),
-                    None => None,
-                };
-                Some(Shown::Certificate(environments.seen_bytes(certificate)?, password))
+                let password = password.as_ref().map(|password| environments.seen(password)).transpose()?;
+                let bytes = Arc::new(environments.seen_bytes(certificate)?);
+                Ok(Shown::Certificate { bytes, password, end: OnceLock::new() })
             }
-            Proof::Projected(path) => read_projected(path).ok().map(Shown::Projected),
-        }
-    }
-
-    /// Whether what is read of it may be of an earlier time.
-    fn is_kept(&self) -> bool {
-        let is_kept = |source: &SecretSource| matches!(source.place, Place::Esc(_));
-        match self {
-            Proof::Secret(secret) => is_kept(secret),
-            Proof::Certificate { certificate, password } => {
-                is_kept(certificate) || password.as_ref().is_some_and(is_kept)
-            }
-            Proof::Projected(_) => false,
+            Proof::Projected(path) => read_projected(path).map(Shown::Projected),
         }
     }
 }
@@ -126,20 +173,40 @@ impl Shown {
     fn fingerprint(&self) -> Fingerprint {
         match self {
             Shown::Secret(secret) | Shown::Projected(secret) => secret.fingerprint(),
-            Shown::Certificate(certificate, password) => certificate.fingerprint(password.as_ref()),
+            Shown::Certificate { bytes, password, .. } => bytes.fingerprint(password.as_ref()),
         }
     }
 }
 
+/// An assertion, and the certificate that signed it.
+struct Signed {
+    thumbprint: String,
+    end: Option<Second>,
+    assertion: Secret,
+}
+
 /// A proof that was presented, as far as messages may tell.
-#[derive(Default)]
 struct Presented {
+    slot: Slot,
     thumbprint: Option<String>,
+}
+
+/// What came of showing a proof.
+struct Exchanged {
+    fetched: Fetched,
+    /// It is the proof that was refused: another one may be taken.
+    refused: bool,
+}
+
+impl From<NoToken> for Exchanged {
+    fn from(none: NoToken) -> Exchanged {
+        Exchanged { fetched: Err(none), refused: false }
+    }
 }
 
 impl App {
     pub(super) fn name(&self) -> String {
-        let by = match self.proof {
+        let by = match self.proofs.first {
             Proof::Secret(_) => "",
             Proof::Certificate { .. } => " (certificate)",
             Proof::Projected(_) => " (workload identity)",
@@ -148,40 +215,64 @@ impl App {
     }
 
     pub(super) fn secret(&self) -> Option<Fingerprint> {
-        self.proof.seen(&self.environments).map(|shown| shown.fingerprint())
+        present(&self.proofs)
     }
 
-    /// A proof that was read at an earlier time and is refused is read again, and shown where it has become another.
-    pub(super) async fn fetch(&self) -> (Option<Fingerprint>, Fetched) {
-        let shown = match self.read(Freshness::Kept).await {
-            Ok(shown) => shown,
-            Err(none) => return (None, Err(none)),
-        };
-        let seen = shown.fingerprint();
-        let fetched = self.exchange(shown).await;
-        let is_refused =
-            matches!(&fetched, Err(NoToken::Refused(problem)) if problem.reason == PauseReason::Credentials);
-        if is_refused
-            && self.proof.is_kept()
-            && let Ok(again) = self.read(Freshness::Renewed).await
-            && again.fingerprint() != seen
-        {
-            return (Some(again.fingerprint()), self.exchange(again).await);
+    /// Whether there is a proof to be tried: one that has changed, or that nobody has tried yet.
+    pub(super) async fn is_due(&self) -> bool {
+        let mut rotation = self.rotation.lock().await;
+        rotation.look(self.clock.now()).await;
+        rotation.nudged();
+        rotation.is_due()
+    }
+
+    /// Which proof is in use; nothing where the platform exchanges it by itself.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        if matches!(self.proofs.first, Proof::Projected(_)) {
+            return None;
         }
-        (Some(seen), fetched)
+        // Whoever fetches holds it, and will say what came of it.
+        self.rotation.try_lock().ok().map(|rotation| rotation.standing())
     }
 
-    async fn read(&self, freshness: Freshness) -> Result<Shown, NoToken> {
-        self.proof.read(&self.environments, freshness).await.map_err(|error| match error {
-            SecretError::Unavailable { wait: Some(wait), .. } => {
-                NoToken::Throttled { wait: Some(wait), cause: error.to_string() }
+    /// Asks for a token; where a proof is refused, once more with each other one that there is.
+    pub(super) async fn fetch(&self) -> (Option<Fingerprint>, Fetched) {
+        let read = self.secret();
+        let mut rotation = self.rotation.lock().await;
+        let mut choice = match rotation.choose(self.clock.now()).await {
+            Ok(choice) => choice,
+            Err(error) => return (None, Err(self.no_proof(error))),
+        };
+        // One that is not on this machine may just have been read for the first time.
+        let mut read = read.or_else(|| self.secret());
+        loop {
+            let Exchanged { fetched, refused } = self.exchange(choice.slot(), choice.value()).await;
+            match &fetched {
+                Ok(_) => rotation.accepted(&choice),
+                Err(NoToken::Refused(problem)) if refused => {
+                    let other = rotation.refused(choice, Refusal::Unknown, &problem.cause).await;
+                    read = self.secret();
+                    if let Some(other) = other {
+                        choice = other;
+                        continue;
+                    }
+                }
+                Err(_) => {}
             }
-            SecretError::Unavailable { .. } => NoToken::Failed(error.to_string()),
-            error => NoToken::refused(error.to_string(), self.put_proof()),
-        })
+            return (read, fetched);
+        }
     }
 
-    async fn exchange(&self, shown: Shown) -> Fetched {
+    fn no_proof(&self, error: SecretError) -> NoToken {
+        let cause = error.to_string();
+        match error {
+            SecretError::Unavailable { wait: wait @ Some(_), .. } => NoToken::Throttled { wait, cause },
+            SecretError::Unavailable { .. } => NoToken::Failed(cause),
+            _ => NoToken::refused(cause, self.put_proof(Slot::First)),
+        }
+    }
+
+    async fn exchange(&self, slot: Slot, shown: &Shown) -> Exchanged {
         // The library takes https only; where the configuration allows plain HTTP (loopback), the scheme is put back on the wire.
         let (authority, plain) = match self.authority.strip_prefix("http://") {
             Some(rest) => (format!("https://{rest}"), true),
@@ -196,7 +287,7 @@ impl App {
             cloud: Some(Arc::new(CloudConfiguration::Custom(cloud))),
             ..ClientOptions::default()
         };
-        let mut presented = Presented::default();
+        let mut presented = Presented { slot, thumbprint: None };
         let assertion = match shown {
             Shown::Secret(secret) => {
                 // Made anew each time: it would keep a token, and the secret may have changed.
@@ -208,11 +299,21 @@ impl App {
                 );
                 return self.token(credential, &wire, &presented).await;
             }
-            Shown::Projected(token) => token,
-            Shown::Certificate(bytes, password) => {
-                let (thumbprint, assertion) = self.assertion(bytes, password).await?;
-                presented.thumbprint = Some(thumbprint);
-                assertion
+            Shown::Projected(token) => token.clone(),
+            Shown::Certificate { bytes, password, end } => {
+                match self.assertion(slot, Arc::clone(bytes), password.clone()).await {
+                    Ok(signed) => {
+                        presented.thumbprint = Some(signed.thumbprint);
+                        if let Some(at) = signed.end {
+                            end.get_or_init(|| at);
+                        }
+                        signed.assertion
+                    }
+                    Err(none) => {
+                        let refused = matches!(none, NoToken::Refused(_));
+                        return Exchanged { fetched: Err(none), refused };
+                    }
+                }
             }
         };
         let credential = ClientAssertionCredential::new(
@@ -227,22 +328,24 @@ impl App {
     /// Opens the certificate and signs. Opening PKCS#12 is made slow on purpose, so it does not hold up other tasks.
     async fn assertion(
         &self,
-        bytes: SecretBytes,
+        slot: Slot,
+        bytes: Arc<SecretBytes>,
         password: Option<Secret>,
-    ) -> Result<(String, Secret), NoToken> {
+    ) -> Result<Signed, NoToken> {
         let audience = format!("{}/{}/oauth2/v2.0/token", self.authority, self.tenant_id);
         let (client_id, now) = (self.client_id.clone(), self.clock.now());
         let signed = tokio::task::spawn_blocking(move || {
             let certificate = Certificate::open(&bytes, password.as_ref())?;
             let assertion = certificate.assertion(&audience, &client_id, now)?;
-            Ok::<_, super::certificate::CertificateError>((certificate.thumbprint(), assertion))
+            let (thumbprint, end) = (certificate.thumbprint(), certificate.end());
+            Ok::<_, super::certificate::CertificateError>(Signed { thumbprint, end, assertion })
         })
         .await;
         match signed {
             Ok(Ok(signed)) => Ok(signed),
             Ok(Err(error)) => Err(NoToken::refused(
-                format!("the certificate in {} cannot be used: {error}", self.place()),
-                self.put_proof(),
+                format!("the certificate in {} cannot be used: {error}", self.place(slot)),
+                self.put_proof(slot),
             )),
             Err(_) => Err(NoToken::Failed("signing with the certificate was interrupted".into())),
         }
@@ -253,41 +356,40 @@ impl App {
         credential: azure_core::Result<Arc<C>>,
         wire: &Wire,
         presented: &Presented,
-    ) -> Fetched {
-        let credential = credential.map_err(|_| {
-            NoToken::refused(
-                format!("`{}` cannot be asked for a token for {}", self.authority, self.name()),
-                "check `authority`, `tenant_id` and `client_id`",
-            )
-        })?;
+    ) -> Exchanged {
+        let Ok(credential) = credential else {
+            let cause = format!("`{}` cannot be asked for a token for {}", self.authority, self.name());
+            return NoToken::refused(cause, "check `authority`, `tenant_id` and `client_id`").into();
+        };
         match credential.get_token(&[&self.scope], None).await {
             Ok(token) if token.token.secret().is_empty() => {
-                Err(NoToken::Failed(format!("{} answered without a token", self.authority)))
+                NoToken::Failed(format!("{} answered without a token", self.authority)).into()
             }
             Ok(token) => {
                 // The library counts from the system's clock, so this must too.
                 let life = token.expires_on.unix_timestamp() - Clock::system().now().0;
                 let life = Duration::from_secs(u64::try_from(life).unwrap_or(0));
-                Ok((Secret::new(token.token.secret().to_owned()), life))
+                let fetched = Ok((Secret::new(token.token.secret().to_owned()), life));
+                Exchanged { fetched, refused: false }
             }
-            Err(_) => Err(self.failure(wire.take(), presented)),
+            Err(_) => self.failure(wire.take(), presented),
         }
     }
 
     /// Sorts what went wrong by what was seen on the wire: the library's error loses the status of an answer that is not Entra's.
-    fn failure(&self, last: Option<Result<Response, Failure>>, presented: &Presented) -> NoToken {
+    fn failure(&self, last: Option<Result<Response, Failure>>, presented: &Presented) -> Exchanged {
         let authority = &self.authority;
         let response = match last {
             Some(Ok(response)) => response,
-            Some(Err(failure)) => return no_answer(authority, "authority", &self.name(), &failure),
-            None => return NoToken::Failed(format!("no token from {authority}: nothing was asked")),
+            Some(Err(failure)) => return no_answer(authority, "authority", &self.name(), &failure).into(),
+            None => return NoToken::Failed(format!("no token from {authority}: nothing was asked")).into(),
         };
         let error = ServiceError::of(&response);
         let cause = error.cause(authority, response.status);
         if let Some(passing) = passing(&response, self.clock.now(), &cause) {
-            return passing;
+            return passing.into();
         }
-        match response.status {
+        let none = match response.status {
             400..=499 if error.codes.iter().any(|code| TRANSIENT_CODES.contains(code)) => {
                 NoToken::Failed(cause)
             }
@@ -301,14 +403,18 @@ impl App {
                     "check `authority` ({authority}) and any proxy before it: this is not the answer of a token service"
                 ),
             ),
-        }
+        };
+        let of_the_app = error.codes.iter().any(|code| APP_CODES.contains(code));
+        let refused =
+            matches!(&none, NoToken::Refused(problem) if problem.reason == PauseReason::Credentials);
+        Exchanged { fetched: Err(none), refused: refused && !of_the_app }
     }
 
     fn remedy(&self, codes: &[i64], presented: &Presented) -> String {
         let App { tenant_id, client_id, scope, .. } = self;
-        let place = self.place();
+        let place = self.place(presented.slot);
         let thumbprint = presented.thumbprint.as_deref().unwrap_or_default();
-        match (codes.first(), &self.proof) {
+        match (codes.first(), &self.proofs.first) {
             (Some(700_016), _) => {
                 format!("there is no app {client_id} in tenant {tenant_id}: correct `client_id` or `tenant_id`")
             }
@@ -348,8 +454,8 @@ impl App {
         }
     }
 
-    fn place(&self) -> String {
-        match &self.proof {
+    fn place(&self, slot: Slot) -> String {
+        match self.proofs.at(slot).unwrap_or(&self.proofs.first) {
             Proof::Secret(source) | Proof::Certificate { certificate: source, .. } => {
                 source.place.to_string()
             }
@@ -357,9 +463,9 @@ impl App {
         }
     }
 
-    fn put_proof(&self) -> String {
-        let (client_id, place) = (&self.client_id, self.place());
-        match &self.proof {
+    fn put_proof(&self, slot: Slot) -> String {
+        let (client_id, place) = (&self.client_id, self.place(slot));
+        match &self.proofs.first {
             Proof::Secret(_) => format!("put the client secret of app {client_id} into {place}"),
             Proof::Certificate { .. } => {
                 format!(
@@ -375,14 +481,12 @@ impl App {
 
 /// There was no answer. `key` is the setting that says where it was asked for.
 pub(super) fn no_answer(service: &str, key: &str, who: &str, failure: &Failure) -> NoToken {
-    match failure {
-        Failure::Untrusted(cause) => NoToken::misconfigured(
-            format!("no token for {who}: the certificate of {service} is not trusted: {cause}"),
-            format!(
-                "check `{key}`; where a proxy or a private authority signs certificates, name its authority in `ca_file`"
-            ),
+    match failure.remedy("sentinel") {
+        Some(remedy) => NoToken::misconfigured(
+            format!("no token for {who} from {service}: {failure}"),
+            format!("check `{key}`; {remedy}"),
         ),
-        failure => NoToken::Failed(format!("no token from {service}: {failure}")),
+        None => NoToken::Failed(format!("no token from {service}: {failure}")),
     }
 }
 
@@ -539,16 +643,20 @@ pub(crate) fn property(bytes: &[u8]) {
     }
 
     let response = crate::hostile::given::response(bytes, "retry-after");
+    let place = crate::secret::Place::Env("ABSENT".into());
+    let first = Proof::Secret(SecretSource { place, group_may_read: false });
+    let proofs = Proofs { first, next: None, environments: Environments::default() };
     let app = App {
         authority: "https://login.example".into(),
         tenant_id: "11111111-1111-1111-1111-111111111111".into(),
         client_id: "c".into(),
         scope: "https://monitor.azure.com/.default".into(),
-        proof: Proof::Secret(SecretSource { place: Place::Env("ABSENT".into()), group_may_read: false }),
-        environments: Environments::default(),
+        rotation: tokio::sync::Mutex::new(Rotation::new(proofs.clone())),
+        proofs,
         transport: Arc::new(Canned(response)),
         clock: Clock::simulated(Second(1_795_256_100)),
     };
     let shown = Shown::Secret(Secret::new(crate::hostile::given::CANARY.into()));
-    super::assert_sound(crate::hostile::given::block_on(app.exchange(shown)));
+    let exchanged = crate::hostile::given::block_on(app.exchange(Slot::First, &shown));
+    super::assert_sound(exchanged.fetched);
 }

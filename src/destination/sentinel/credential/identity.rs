@@ -7,17 +7,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::azure_cli::AzureCli;
-use super::entra::{App, Proof};
+use super::entra::{App, Proof, Proofs};
 use super::managed::Managed;
 use super::{Fetched, NoToken};
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, ManagedHost, ManagedId, SentinelSettings};
 use crate::http::Transport;
 use crate::pulumi::environment::Environments;
+use crate::rotation::{Rotation, Standing};
 use crate::secret::Fingerprint;
 
 pub(super) enum Identity {
-    App(App),
+    App(Box<App>),
     Managed(Managed),
     AzureCli(AzureCli),
     Sought(Sought),
@@ -35,14 +36,20 @@ impl Identity {
 
     fn of(identity: &AzureIdentity, around: &Around<'_>) -> Identity {
         match identity.clone() {
-            AzureIdentity::ClientSecret { tenant_id, client_id, secret } => {
-                Identity::App(around.app(tenant_id, client_id, Proof::Secret(secret)))
+            AzureIdentity::ClientSecret { tenant_id, client_id, secret, next_secret } => {
+                let (first, next) = (Proof::Secret(secret), next_secret.map(Proof::Secret));
+                Identity::App(Box::new(around.app(tenant_id, client_id, first, next)))
             }
-            AzureIdentity::ClientCertificate { tenant_id, client_id, certificate, password } => {
-                Identity::App(around.app(tenant_id, client_id, Proof::Certificate { certificate, password }))
+            AzureIdentity::ClientCertificate { tenant_id, client_id, certificate, password, next } => {
+                let first = Proof::Certificate { certificate, password };
+                let next = next.map(|next| Proof::Certificate {
+                    certificate: next.certificate,
+                    password: next.password,
+                });
+                Identity::App(Box::new(around.app(tenant_id, client_id, first, next)))
             }
             AzureIdentity::WorkloadIdentity { tenant_id, client_id, token_file } => {
-                Identity::App(around.workload(tenant_id, client_id, token_file))
+                Identity::App(Box::new(around.workload(tenant_id, client_id, token_file)))
             }
             AzureIdentity::ManagedIdentity { host, id } => Identity::Managed(around.managed(host, id)),
             AzureIdentity::AzureCli { tenant_id } => Identity::AzureCli(around.azure_cli(tenant_id)),
@@ -80,6 +87,22 @@ impl Identity {
         }
     }
 
+    /// Whether there is another proof to be tried.
+    pub(super) async fn is_due(&self) -> bool {
+        match self {
+            Identity::App(app) => app.is_due().await,
+            Identity::Managed(_) | Identity::AzureCli(_) | Identity::Sought(_) => false,
+        }
+    }
+
+    /// Which of two proofs is in use.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        match self {
+            Identity::App(app) => app.standing(),
+            Identity::Managed(_) | Identity::AzureCli(_) | Identity::Sought(_) => None,
+        }
+    }
+
     /// Asks for a token once. The first answer is as of [`Identity::secret`], at the time of asking.
     pub(super) async fn fetch(&self) -> (Option<Fingerprint>, Fetched) {
         match self {
@@ -100,21 +123,22 @@ struct Around<'a> {
 }
 
 impl Around<'_> {
-    fn app(&self, tenant_id: String, client_id: String, proof: Proof) -> App {
+    fn app(&self, tenant_id: String, client_id: String, first: Proof, next: Option<Proof>) -> App {
+        let proofs = Proofs { first, next, environments: self.environments.clone() };
         App {
             authority: self.settings.authority.clone(),
             tenant_id,
             client_id,
             scope: self.settings.scope.clone(),
-            proof,
-            environments: self.environments.clone(),
+            rotation: tokio::sync::Mutex::new(Rotation::new(proofs.clone())),
+            proofs,
             transport: Arc::clone(&self.transport),
             clock: self.clock.clone(),
         }
     }
 
     fn workload(&self, tenant_id: String, client_id: String, token_file: PathBuf) -> App {
-        self.app(tenant_id, client_id, Proof::Projected(token_file))
+        self.app(tenant_id, client_id, Proof::Projected(token_file), None)
     }
 
     fn managed(&self, host: ManagedHost, id: ManagedId) -> Managed {

@@ -1,4 +1,4 @@
-//! The person who decides, as the system knows them: a name for the record, not a proof.
+//! The person who acts, as the system knows them: a name for the record, not a proof.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ const PASSWD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const NAME_CHARACTERS_MAX: usize = 64;
 
 /// `ada (uid 1000)`, `uid 1000` where no name is known, `root (uid 0), through sudo by ada`.
-pub(in crate::cli) fn who() -> String {
+pub fn who() -> String {
     let uid = std::fs::metadata("/proc/self").ok().map(|process| process.uid());
     let mut passwd = Vec::new();
     let read =
