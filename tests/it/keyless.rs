@@ -13,7 +13,7 @@ use crate::delivery::binary;
 use crate::forwarder::{command, complete, err, metric, out, party, paused, recent, start, works};
 use crate::world::World;
 use crate::world::clock::WorldClock;
-use crate::world::daemon::Daemon;
+use crate::world::daemon::{Daemon, until};
 use crate::world::pulumi::Pulumi;
 use crate::world::pulumi::behaviour::{Behaviour, Fault};
 use crate::world::pulumi::events::Generator;
@@ -56,6 +56,10 @@ async fn a_token_in_exchange_reads_the_log_and_is_exchanged_once_more_when_it_is
     let ends = metric(&mut daemon, "credential_expiry_timestamp_seconds", &refreshes[..2]).await;
     let ends = ends.expect("it is known") - world.clock.now() as f64;
     assert!((7_000.0..=7_201.0).contains(&ends), "{ends}");
+    let slot = [("org", "acme"), ("credential", "source"), ("slot", "first")];
+    assert_eq!(metric(&mut daemon, "credential_in_use", &slot).await, Some(1.0));
+    let in_use = party(&mut daemon, "acme", "source").await.expect("it answers")["token"].clone();
+    assert_eq!(in_use["slot"], "oidc", "{in_use}");
 
     // The platform has replaced its token, and the one it was exchanged for is revoked.
     let first = pulumi.exchanges().remove(0);
@@ -64,6 +68,7 @@ async fn a_token_in_exchange_reads_the_log_and_is_exchanged_once_more_when_it_is
     pulumi.revoke_token(&first.access_token);
     more_events(&world, "acme", 2);
     complete(&world, &acme).await;
+    assert_eq!(party(&mut daemon, "acme", "source").await.expect("it answers")["token"], in_use);
     let exchanges = pulumi.exchanges();
     assert_eq!(exchanges.len(), 2);
     assert_eq!(exchanges[1].subject_token, second);
@@ -121,6 +126,33 @@ async fn an_exchange_that_is_refused_pauses_the_source_until_the_platform_replac
     complete(&world, &acme).await;
     assert_eq!(pulumi.exchanges().len(), 1);
     assert!(daemon.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_org_goes_over_from_a_stored_token_to_an_exchange_and_back_while_the_daemon_runs() {
+    let world = World::with_events(40).await;
+    let pulumi = world.pulumi().org("acme");
+    pulumi.trust(Issuer::for_organization(SUBJECT));
+    let stored = recent(&world, "acme").with_sentinel().with_file();
+    let mut daemon = start(&world, from_ref(&stored));
+    complete(&world, &stored).await;
+    let file = project(&world, &pulumi.issue(SUBJECT, 3_600));
+    let exchanged = stored.clone().with_oidc(&format!("{{ subject_token_file = {file:?} }}"));
+    for (seed, (setup, slot)) in [(&exchanged, "oidc"), (&stored, "token")].into_iter().enumerate() {
+        world.write_org(setup);
+        more_events(&world, "acme", 2 + seed as u64);
+        until("the other credential is in use", async || {
+            let source = party(&mut daemon, "acme", "source").await.unwrap_or_default();
+            source["token"]["slot"] == slot
+        })
+        .await;
+        complete(&world, setup).await;
+    }
+    assert_eq!(pulumi.exchanges().len(), 1);
+    assert!(daemon.stop().await.success());
+    world.check_file("acme").assert_complete();
+    assert_eq!(world.check_sentinel("acme").removable, 0);
+    assert!(daemon.log().contains("source.oidc"), "what changed is named");
 }
 
 /// What `check` says, in whole.
