@@ -201,8 +201,9 @@ pub struct SourceSection {
 
     /// Pulumi access token of someone who may read the organization's audit logs: `{ file = "…" }` or `{ env = "…" }`.
     ///
-    /// Required. The file must be readable by the daemon's user alone; replacing it is enough. What it holds then is tried with the
-    /// next request, and is in use once Pulumi has accepted it; until then, and if it is refused, the old token stays in use.
+    /// Required, unless there is `oidc`. The file must be readable by the daemon's user alone; replacing it is enough. What it holds
+    /// then is tried with the next request, and is in use once Pulumi has accepted it; until then, and if it is refused, the old token
+    /// stays in use.
     pub token: Option<SecretPlace>,
 
     /// A second token, so that tokens can be exchanged without a gap.
@@ -210,6 +211,10 @@ pub struct SourceSection {
     /// It is taken over when the one in use is refused or is about to end, and on SIGHUP or when its file changes. Either of the two
     /// may be the one in use: the status says which.
     pub next_token: Option<SecretPlace>,
+
+    /// In place of `token`: a token of the platform (Kubernetes, GitLab, …) is exchanged for one of Pulumi's, so that no secret is
+    /// stored. In an org's file it replaces a `token` of `forwarder.toml`, and the reverse.
+    pub oidc: Option<OidcSection>,
 
     /// How often the newest events are fetched.
     ///
@@ -268,6 +273,50 @@ pub struct SourceSection {
     pub allow_http: Option<bool>,
 }
 
+/// `oidc` of `[source]`: a token of an OIDC issuer that the organization trusts is exchanged for an access token that ends by itself.
+///
+/// The issuer must be registered at Pulumi, with a policy that allows the exchange. A new access token is fetched when three quarters
+/// of the old one's life are over. Each exchange writes an audit event, so orgs for which all of this is the same share one.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OidcSection {
+    /// File with the issuer's token, which the platform keeps fresh. Required.
+    ///
+    /// It is read again for each exchange. Its audience must be `urn:pulumi:org:` and the organization's name. Unlike a secret's file
+    /// it may be readable by others: that is the platform's choice.
+    pub subject_token_file: Option<PathBuf>,
+
+    /// Whose access token to ask for: `organization`, `team` or `personal`.
+    ///
+    /// Default: `organization`, whose role the issuer's policy chooses: one with `audit_logs:read` is enough.
+    pub token_type: Option<TokenTypeName>,
+
+    /// For a team `team:` and its name, for a person `user:` and the login; for an organization nothing, or `admin`.
+    ///
+    /// Default: empty.
+    pub scope: Option<String>,
+
+    /// How long the access token is to live.
+    ///
+    /// Default: what Pulumi gives, `2h`. From `5m` to `7d`; the issuer's own limit (by default 25 h) holds as well. A longer life
+    /// means fewer exchanges, and a longer use for whoever gets hold of the token.
+    pub expiration: Option<Period>,
+
+    /// The organization at which the token is exchanged.
+    ///
+    /// Default: the org's own. Another one makes sense for a personal token that reads several organizations: those orgs then share
+    /// one token.
+    pub organization: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenTypeName {
+    Organization,
+    Team,
+    Personal,
+}
+
 /// Where a secret is: exactly one of the keys. A secret never stands in a configuration file itself.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -277,6 +326,14 @@ pub struct SecretPlace {
 
     /// The name of an environment variable. It is read when the daemon starts, so changing it takes a restart.
     pub env: Option<String>,
+
+    /// A property of a Pulumi ESC environment: `org/project/environment#path.to.property`, with a version or tag
+    /// `org/project/environment@version#path.to.property`.
+    ///
+    /// For the secrets of destinations. The environment is opened with the token of the org's `[source]`, which needs the permission
+    /// `environment:open`, and once for all secrets in it: each opening writes two audit events. It is opened anew when its session
+    /// ends, after two hours, and, at most every five minutes, while a destination refuses a secret of it.
+    pub esc: Option<String>,
 }
 
 /// An org's file. Its name without `.toml` is the org's id: lower-case letters, digits, `-` and `_`. State, event keys and objects
@@ -442,14 +499,15 @@ pub struct IdentitySection {
     /// Default: `$AZURE_FEDERATED_TOKEN_FILE`.
     pub token_file: Option<PathBuf>,
 
-    /// The client secret: `{ file = "…" }` or `{ env = "…" }`. Required for `client_secret`.
+    /// The client secret: `{ file = "…" }`, `{ env = "…" }` or `{ esc = "…" }`. Required for `client_secret`.
     pub secret: Option<SecretPlace>,
 
     /// A second client secret of the same app, so that secrets can be exchanged without a gap: taken over when Entra ID refuses the
     /// one in use (expired, deleted), and on SIGHUP or when its file changes.
     pub next_secret: Option<SecretPlace>,
 
-    /// The certificate with its RSA private key: `{ file = "…" }` or `{ env = "…" }`. Required for `client_certificate`.
+    /// The certificate with its RSA private key: `{ file = "…" }`, `{ env = "…" }` or `{ esc = "…" }`. Required for
+    /// `client_certificate`.
     ///
     /// PEM (key not encrypted), or PKCS#12, as it is or in base64 as Key Vault hands it out. Further certificates of the chain may
     /// follow. It is read again for each token, so replacing the file is enough.
@@ -542,7 +600,7 @@ pub struct S3Section {
     /// that expire, which is better.
     pub access_key_id: Option<String>,
 
-    /// The key's secret: `{ file = "…" }` or `{ env = "…" }`.
+    /// The key's secret: `{ file = "…" }`, `{ env = "…" }` or `{ esc = "…" }`.
     pub secret_access_key: Option<SecretPlace>,
 
     /// A second fixed access key, with `next_secret_access_key`, so that keys can be exchanged without a gap: taken over when the store

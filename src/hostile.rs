@@ -37,6 +37,8 @@ pub type Property = fn(&[u8]);
 pub const PROPERTIES: &[(&str, Property)] = &[
     ("page", page),
     ("account", account),
+    ("exchange", crate::pulumi::exchange::property),
+    ("environment", crate::pulumi::environment::property),
     ("http_body", http_body),
     ("waits_and_dates", waits_and_dates),
     ("entra", crate::destination::sentinel::credential::entra_property),
@@ -403,6 +405,8 @@ mod tests {
     hold! {
         no_page_of_pulumi_is_altered_or_breaks_anything: "page", 500;
         no_account_or_error_of_pulumi_breaks_anything_or_shows_a_token: "account", 1_000;
+        no_answer_to_an_exchange_breaks_anything_or_shows_a_token: "exchange", 1_000;
+        no_answer_about_an_environment_breaks_anything_or_shows_a_token: "environment", 1_000;
         no_packed_body_breaks_its_bound: "http_body", 500;
         no_wait_or_date_breaks_its_bound: "waits_and_dates", 2_000;
         no_answer_of_entra_breaks_anything_or_shows_a_secret: "entra", 300;

@@ -28,6 +28,7 @@ use crate::lane::{self, Lane};
 use crate::problem::{PauseReason, Problem};
 use crate::pulumi::budget::HostBudgets;
 use crate::pulumi::client::Client;
+use crate::pulumi::environment::Environments;
 use crate::recovery::{Outcome, Place, Recovery, Source};
 use crate::report::{OrgReport, Reports};
 use crate::retry;
@@ -45,6 +46,7 @@ pub struct Shared {
     pub clock: Clock,
     pub connect: Connect,
     pub hosts: HostBudgets,
+    pub environments: Environments,
     pub credentials: Credentials,
     pub s3: Connections,
     /// Moves on when a secret's file may have changed: whoever waits looks at its secrets again.
@@ -60,7 +62,8 @@ impl Shared {
         clock: Clock,
     ) -> Shared {
         let clients = Arc::new(Clients::default());
-        let s3 = Connections::new(clients.clone());
+        let environments = Environments::connected(&clients);
+        let s3 = Connections::new(clients.clone(), environments.clone());
         Shared {
             journal,
             journal_bytes_max: Arc::new(settings.journal.max_bytes_per_org.into()),
@@ -68,6 +71,7 @@ impl Shared {
             clock,
             connect: Arc::new(move |route| clients.transport(route)),
             hosts: HostBudgets::default(),
+            environments,
             credentials: Credentials::default(),
             s3,
             secrets_changed: watch::Sender::default(),
@@ -228,6 +232,7 @@ impl Org {
             &self.settings,
             transport,
             &self.shared.hosts,
+            self.shared.environments.exchanges(),
             self.shared.clock.clone(),
             metrics.clone(),
         );
@@ -322,7 +327,8 @@ pub fn destination(
         DestinationName::Sentinel => {
             let sentinel = settings.sentinel.as_ref().ok_or_else(missing)?;
             let transport = (shared.connect)(&sentinel.route).map_err(|error| unusable(&error))?;
-            let credential = shared.credentials.get(sentinel, transport.clone(), &shared.clock);
+            let credential =
+                shared.credentials.get(sentinel, transport.clone(), &shared.environments, &shared.clock);
             let who = credential.clone();
             report.lane(name).acts_as(move || who.identity());
             let (clock, metrics) = (shared.clock.clone(), report.metrics());

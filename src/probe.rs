@@ -26,8 +26,10 @@ use crate::event::OrgId;
 use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::org::{self, Shared};
+use crate::problem::{PauseReason, Problem};
 use crate::report::Reports;
 use crate::rotation::Standing;
+use crate::secret::{Freshness, Place, SecretError};
 use crate::trial::{How, Outcome, Trial};
 
 /// Orgs that are tried at the same time.
@@ -116,6 +118,10 @@ async fn of_destination(
     dates: &Dates,
     how: &How,
 ) -> Vec<Trial> {
+    let environments = of_environments(org, name, shared).await;
+    if environments.iter().any(Trial::ends) {
+        return environments;
+    }
     let report = shared.reports.org(org);
     let mut trials = match org::destination(org, name, shared, &report, Vec::new()) {
         Ok(mut destination) => {
@@ -132,6 +138,32 @@ async fn of_destination(
         && name == DestinationName::Sentinel
     {
         trials.extend(dates.trial(&[&sentinel.authority, &sentinel.endpoint]));
+    }
+    environments.into_iter().chain(trials).collect()
+}
+
+/// Whether the secrets of a destination that lie in ESC environments can be had. Opens each environment once.
+async fn of_environments(org: &OrgSettings, name: DestinationName, shared: &Shared) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for secret in org.secrets_of(name) {
+        let Place::Esc(place) = &secret.place else { continue };
+        let outcome = match shared.environments.read_bytes(secret, Freshness::Kept).await {
+            Ok(_) => Outcome::Ok(format!("{place} can be read")),
+            Err(SecretError::Unavailable { cause, wait: Some(wait), .. }) => {
+                Outcome::throttled(&format!("{place}: {cause}"), Some(wait))
+            }
+            Err(SecretError::Unavailable { cause, .. }) => Outcome::unreachable(format!("{place}: {cause}")),
+            Err(SecretError::Withheld { cause, remedy, .. }) => {
+                let cause = format!("{place}: {cause}");
+                Outcome::Failed(Problem { reason: PauseReason::Credentials, cause, remedy })
+            }
+            Err(error) => Outcome::Failed(Problem {
+                reason: PauseReason::Credentials,
+                cause: error.to_string(),
+                remedy: "correct the value in the environment".into(),
+            }),
+        };
+        trials.push(Trial::new("secret", outcome));
     }
     trials
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::Second;
-use crate::secret::{Fingerprint, SecretError};
+use crate::secret::{Fingerprint, Freshness, SecretError};
 
 /// Between the two readings of a place that changed.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -56,8 +56,8 @@ impl Slot {
 }
 
 /// Where the two values are.
-pub trait Places {
-    type Value: Clone;
+pub trait Places: Send + Sync {
+    type Value: Clone + Send + Sync;
 
     /// A value that ends within this time gives way to the other one, if that is accepted.
     const BEFORE_EXPIRY_SECONDS: i64 = 15 * 60;
@@ -65,8 +65,17 @@ pub trait Places {
     /// The configuration's names of the two.
     fn keys(&self) -> [&'static str; 2];
 
-    /// What a place holds now; `None` where it is not configured.
-    fn read(&self, slot: Slot) -> Option<Result<Self::Value, SecretError>>;
+    /// What a place holds, as far as can be told without asking anybody; `None` where it is not configured.
+    fn seen(&self, slot: Slot) -> Option<Result<Self::Value, SecretError>>;
+
+    /// What a place holds now, also where somebody has to be asked.
+    fn read(
+        &self,
+        slot: Slot,
+        _: Freshness,
+    ) -> impl Future<Output = Option<Result<Self::Value, SecretError>>> + Send {
+        std::future::ready(self.seen(slot))
+    }
 
     fn fingerprint(value: &Self::Value) -> Fingerprint;
 
@@ -76,9 +85,9 @@ pub trait Places {
     }
 }
 
-/// What both places hold now, as one; `None` when neither can be read.
+/// What both places hold, as one and without asking anybody; `None` when neither can be told.
 pub fn present<P: Places>(places: &P) -> Option<Fingerprint> {
-    let found = Slot::ALL.map(|slot| places.read(slot)?.ok().map(|value| P::fingerprint(&value)));
+    let found = Slot::ALL.map(|slot| places.seen(slot)?.ok().map(|value| P::fingerprint(&value)));
     match found {
         [None, None] => None,
         [Some(only), None] | [None, Some(only)] => Some(only),
@@ -202,15 +211,19 @@ impl<P: Places> Rotation<P> {
         }
     }
 
-    /// Reads both places. What has changed is to be tried.
+    /// Looks at both places and asks nobody. What has changed is to be tried.
     pub async fn look(&mut self, now: Second) {
-        let first = self.readings();
+        self.look_at(None, now).await;
+    }
+
+    async fn look_at(&mut self, freshness: Option<Freshness>, now: Second) {
+        let first = self.readings(freshness).await;
         let changed = |seat: &Seat<P::Value>, found: &Reading<P::Value>| !same(&seat.seen, found);
         if self.seats.iter().zip(&first).any(|(seat, found)| changed(seat, found)) {
             let begun = self.seats.iter().any(|seat| seat.seen.is_some());
             let second = if begun {
                 sleep(SETTLE).await;
-                self.readings()
+                self.readings(None).await
             } else {
                 first.clone()
             };
@@ -304,7 +317,9 @@ impl<P: Places> Rotation<P> {
     /// # Errors
     /// When none is in use and none can be read.
     pub async fn choose(&mut self, now: Second) -> Result<Choice<P::Value>, SecretError> {
-        self.look(now).await;
+        // Where nothing works, what was read before is what was refused.
+        let freshness = if self.stuck { Freshness::Renewed } else { Freshness::Kept };
+        self.look_at(Some(freshness), now).await;
         if let Some(choice) = self.untried() {
             return Ok(choice);
         }
@@ -370,7 +385,7 @@ impl<P: Places> Rotation<P> {
 
     /// It was refused, `why` in words. Answers what is to be tried at once instead: the value in use where this one was only
     /// tried; another one where this one was in use. `None` when a person has to act.
-    pub fn refused(
+    pub async fn refused(
         &mut self,
         choice: Choice<P::Value>,
         refusal: Refusal,
@@ -405,7 +420,7 @@ impl<P: Places> Rotation<P> {
         self.given_up = Some(why.to_owned());
         if !self.stuck && refusal != Refusal::Forbidden && tried.len() < TRIED_MAX {
             for slot in Slot::ALL {
-                if let Some(Ok(value)) = self.places.read(slot) {
+                if let Some(Ok(value)) = self.places.read(slot, Freshness::Renewed).await {
                     let fingerprint = P::fingerprint(&value);
                     if !tried.contains(&fingerprint) {
                         return Some(Choice { slot, value, fingerprint, tried });
@@ -442,14 +457,28 @@ impl<P: Places> Rotation<P> {
         Standing { in_use, given_up, warning, taken: self.taken, refused: self.refused }
     }
 
-    fn readings(&self) -> [Reading<P::Value>; 2] {
-        Slot::ALL.map(|slot| {
-            let found = self.places.read(slot)?;
-            Some(found.map(|value| {
-                let fingerprint = P::fingerprint(&value);
-                (value, fingerprint)
-            }))
-        })
+    async fn readings(&self, freshness: Option<Freshness>) -> [Reading<P::Value>; 2] {
+        let mut readings = [None, None];
+        for slot in Slot::ALL {
+            let found = match freshness {
+                Some(freshness) => self.places.read(slot, freshness).await,
+                None => self.places.seen(slot),
+            };
+            let seat = &self.seats[at(slot)];
+            readings[at(slot)] = match found {
+                // It is not here, and nobody can be asked now: that is no news of what was read before.
+                Some(Err(SecretError::Unavailable { .. })) if matches!(seat.seen, Some(Ok(_))) => {
+                    seat.seen.clone()
+                }
+                found => found.map(|found| {
+                    found.map(|value| {
+                        let fingerprint = P::fingerprint(&value);
+                        (value, fingerprint)
+                    })
+                }),
+            };
+        }
+        readings
     }
 }
 

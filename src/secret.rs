@@ -1,15 +1,20 @@
 //! Secrets: the only type that holds one, and where it is read from.
 //!
-//! A secret is a file or an environment variable, never a literal; it is read again whenever it may have changed, so replacing the
-//! file is enough. Nothing here prints one. A secret is one word of text, except a certificate with its key: that is bytes.
+//! A secret is a file, an environment variable or a value of a Pulumi ESC environment, never a literal; it is read again whenever it
+//! may have changed, so replacing the file is enough. Nothing here prints one. A secret is one word of text, except a certificate
+//! with its key: that is bytes. What is not on this machine is read by [`Environments`](crate::pulumi::environment::Environments).
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::{Digest, Sha256};
+
+use crate::config::settings::SourceAccess;
+use crate::pulumi::wire::environment::{EnvironmentName, PropertyPath};
 
 /// Most bytes of a secret: longer files are not secrets but mistakes.
 pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
@@ -99,6 +104,7 @@ pub struct SecretSource {
 pub enum Place {
     File(PathBuf),
     Env(String),
+    Esc(Arc<EscPlace>),
 }
 
 impl fmt::Display for Place {
@@ -106,8 +112,32 @@ impl fmt::Display for Place {
         match self {
             Place::File(path) => write!(f, "file {}", path.display()),
             Place::Env(name) => write!(f, "environment variable {name}"),
+            Place::Esc(place) => place.fmt(f),
         }
     }
+}
+
+/// A value of an ESC environment, and who asks for it where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EscPlace {
+    pub environment: EnvironmentName,
+    pub path: PropertyPath,
+    /// The org's own source.
+    pub access: SourceAccess,
+}
+
+impl fmt::Display for EscPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ESC environment {}#{}", self.environment, self.path)
+    }
+}
+
+/// Whether what was read of a secret before will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    Kept,
+    /// It was refused.
+    Renewed,
 }
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -124,13 +154,19 @@ pub enum SecretError {
     Malformed { place: String },
     #[error("secret {place} can be read by others (mode {mode:04o}): run chmod 0600 on it{hint}")]
     Exposed { place: String, mode: u32, hint: &'static str },
+    /// It is not on this machine, and where it is said no.
+    #[error("secret {place} cannot be read: {cause}; {remedy}")]
+    Withheld { place: String, cause: String, remedy: String },
+    /// It is not on this machine, and whoever is asked later may be told.
+    #[error("secret {place} cannot be read now: {cause}")]
+    Unavailable { place: String, wait: Option<Duration>, cause: String },
 }
 
 impl SecretSource {
     /// Reads the secret as it stands now. One trailing newline and a byte order mark are cut.
     ///
     /// # Errors
-    /// When it is absent, empty, readable by others, or not one word of text. The value is in no error.
+    /// When it is absent, empty, readable by others, not one word of text, or not on this machine. The value is in no error.
     pub fn read(&self) -> Result<Secret, SecretError> {
         let place = self.place.to_string();
         let malformed = |_| SecretError::Malformed { place: place.clone() };
@@ -141,7 +177,7 @@ impl SecretSource {
     /// Reads a secret that is not one word, as it stands now and whole.
     ///
     /// # Errors
-    /// When it is absent, empty, or readable by others.
+    /// When it is absent, empty, readable by others, or not on this machine.
     pub fn read_bytes(&self) -> Result<SecretBytes, SecretError> {
         let place = self.place.to_string();
         let bytes = match &self.place {
@@ -160,6 +196,10 @@ impl SecretSource {
                     },
                 })?;
                 SecretBytes::new(value.into_bytes())
+            }
+            Place::Esc(_) => {
+                let cause = "its environment has to be opened first".into();
+                return Err(SecretError::Unavailable { place, wait: None, cause });
             }
         };
         if bytes.expose().is_empty() {
@@ -212,7 +252,11 @@ pub fn read_projected(path: &Path) -> Result<Secret, SecretError> {
     word(std::str::from_utf8(bytes.expose()).map_err(malformed)?, place.clone())
 }
 
-fn word(text: &str, place: String) -> Result<Secret, SecretError> {
+/// One word, without a byte order mark and a newline around it.
+///
+/// # Errors
+/// When it is empty or more than that.
+pub(crate) fn word(text: &str, place: String) -> Result<Secret, SecretError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);

@@ -3,7 +3,6 @@
 //! The daemon must be stopped: the state directory has one writer. What is done is [`crate::recovery::adopt`]'s business.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -16,7 +15,6 @@ use crate::collect;
 use crate::config::settings::Settings;
 use crate::destination::DestinationName;
 use crate::destination::s3::client::Connections;
-use crate::http::Clients;
 use crate::journal::Journal;
 use crate::journal::restore::MARK;
 use crate::journal::sqlite::SqliteJournal;
@@ -81,7 +79,7 @@ async fn carry_out(
         )
         .into());
     }
-    let connections = Connections::new(Arc::new(Clients::default()));
+    let connections = Connections::connected();
     let mut sources = org::archives(org, &connections, &clock).map_err(unreachable)?;
     if sources.is_empty() {
         return Err(Failure::usage(format!("`{}` has no archive: neither [s3] nor [file]", org.id)));

@@ -3,7 +3,6 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +20,6 @@ use crate::destination::file::reading::{FolderReader, orgs};
 use crate::destination::s3::client::Connections;
 use crate::destination::s3::reading::BucketReader;
 use crate::event::{OrgId, hex};
-use crate::http::Clients;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError};
 use crate::retry::backoff;
@@ -133,7 +131,7 @@ fn of_configured(
         return Err(Failure::usage(format!("no org that was asked for has {which} in its file")));
     }
     let runtime = runtime()?;
-    let connections = Connections::new(Arc::new(Clients::default()));
+    let connections = Connections::connected();
     let clock = Clock::system();
     let mut verified = Vec::new();
     for (org, name) in archives {

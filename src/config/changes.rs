@@ -2,7 +2,10 @@
 
 use crate::http::Route;
 
-use super::settings::{OrgSettings, S3Settings, SentinelSettings, Settings, SourceSettings};
+use super::settings::{
+    Oidc, OrgSettings, S3Settings, SentinelSettings, Settings, SourceCredentials, SourceSettings,
+};
+use crate::secret::SecretSource;
 
 /// The keys that differ in what is said of one org. Empty only where nothing does.
 pub fn of_org(old: &OrgSettings, new: &OrgSettings) -> Vec<String> {
@@ -38,8 +41,9 @@ pub fn of_what_needs_a_restart(old: &Settings, new: &Settings) -> Vec<String> {
 
 fn of_source(keys: &mut Keys, old: &SourceSettings, new: &SourceSettings) {
     keys.compare("source.api_url", &old.api_url, &new.api_url);
-    keys.compare("source.token", &old.token, &new.token);
-    keys.compare("source.next_token", &old.next_token, &new.next_token);
+    keys.compare("source.token", &stored(old).0, &stored(new).0);
+    keys.compare("source.next_token", &stored(old).1, &stored(new).1);
+    keys.compare("source.oidc", &exchanged(old), &exchanged(new));
     keys.compare("source.poll_interval", &old.poll_interval, &new.poll_interval);
     keys.compare("source.overlap", &old.overlap, &new.overlap);
     keys.compare("source.settle", &old.settle, &new.settle);
@@ -51,6 +55,20 @@ fn of_source(keys: &mut Keys, old: &SourceSettings, new: &SourceSettings) {
         &new.host_requests_per_second,
     );
     keys.route("source", &old.route, &new.route);
+}
+
+fn stored(source: &SourceSettings) -> (Option<&SecretSource>, Option<&SecretSource>) {
+    match &source.credentials {
+        SourceCredentials::Stored { token, next_token } => (Some(token), next_token.as_ref()),
+        SourceCredentials::Exchanged(_) => (None, None),
+    }
+}
+
+fn exchanged(source: &SourceSettings) -> Option<&Oidc> {
+    match &source.credentials {
+        SourceCredentials::Stored { .. } => None,
+        SourceCredentials::Exchanged(oidc) => Some(oidc),
+    }
 }
 
 fn of_sentinel(keys: &mut Keys, old: &SentinelSettings, new: &SentinelSettings) {
@@ -134,7 +152,8 @@ mod tests {
         new.org = "canary".into();
         new.start = Start::Now;
         new.source.poll_interval += Duration::from_secs(1);
-        new.source.next_token = Some(old.source.token.clone());
+        let SourceCredentials::Stored { token, next_token } = &mut new.source.credentials else { panic!() };
+        *next_token = Some(token.clone());
         new.file = Some(FileSettings { path: "/canary".into() });
         let keys = of_org(&old, &new);
         let expected = ["org", "source.next_token", "source.poll_interval", "file.path"];

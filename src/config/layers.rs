@@ -144,6 +144,13 @@ const CHOICES: [(&[&str], Option<&str>); 11] = [
     (&["s3", "next_secret_access_key"], None),
 ];
 
+/// A key of an upper layer, and one of a lower layer that it stands in place of.
+const INSTEAD: [(&[&str], &[&str]); 3] = [
+    (&["source", "oidc"], &["source", "token"]),
+    (&["source", "oidc"], &["source", "next_token"]),
+    (&["source", "token"], &["source", "oidc"]),
+];
+
 fn owned(key: &[&str]) -> Vec<String> {
     key.iter().map(|part| (*part).to_owned()).collect()
 }
@@ -155,8 +162,8 @@ fn is_secret(key: &[String]) -> bool {
             "token" | "secret" | "secret_access_key" | "certificate" | "password"
         )
     };
-    // `file` and `env` say where a secret is, not what it is.
-    let place = key.last().is_some_and(|last| last == "file" || last == "env");
+    // `file`, `env` and `esc` say where a secret is, not what it is.
+    let place = key.last().is_some_and(|last| matches!(last.as_str(), "file" | "env" | "esc"));
     key.iter().any(holds) && !place
 }
 
@@ -186,6 +193,13 @@ impl View {
             if let Some(top) = layers.iter().rposition(chooses) {
                 for layer in &mut layers[..top] {
                     remove(&mut layer.values, &table);
+                }
+            }
+        }
+        for (upper, lower) in INSTEAD.map(|(upper, lower)| (owned(upper), owned(lower))) {
+            if let Some(top) = layers.iter().rposition(|layer| find(&layer.values, &upper).is_some()) {
+                for layer in &mut layers[..top] {
+                    remove(&mut layer.values, &lower);
                 }
             }
         }

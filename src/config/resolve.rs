@@ -4,9 +4,11 @@
 
 mod identity;
 mod route;
+mod source_credentials;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::{self, Http, Rule};
@@ -15,7 +17,7 @@ use super::quantity::{Period, Size};
 use super::settings::{
     Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Checksums, S3Credentials,
     S3Encryption, S3Key, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings,
-    SourceSettings, Start,
+    SourceAccess, SourceSettings, Start,
 };
 use super::{
     ChecksumsName, CloudName, ColumnsName, ForwarderFile, LockModeName, LogFormatName, LogLevel,
@@ -25,7 +27,8 @@ use super::{
 use crate::clock::Second;
 use crate::event::OrgId;
 use crate::http::Clients;
-use crate::secret::{Place, SecretError, SecretSource};
+use crate::pulumi::environment::parse_place;
+use crate::secret::{EscPlace, Place, SecretError, SecretSource};
 use route::Written;
 
 const JOURNAL_BYTES_MIN: Size = Size(1 << 20);
@@ -45,6 +48,10 @@ const SESSION_NAME: &str = "pulumi-audit-forwarder";
 const UNSEEN_REMEDY: &str = "names nothing that can be read, and is not shown because it may be the secret itself: give the path of a file, \
                              or the name of an environment variable, that holds the secret";
 const SECRET_REMEDY: &str = "give { file = \"…\" } or { env = \"…\" }";
+/// For the secrets of destinations.
+const SECRET_OR_ESC_REMEDY: &str = "give { file = \"…\" }, { env = \"…\" } or { esc = \"…\" }";
+const ESC_REMEDY: &str = "give org/project/environment#path, such as acme/infra/siem#azure.secret; a version stands behind an @ \
+                          before the #";
 
 /// What `forwarder.toml` means; `None` where a mistake stands in the way.
 pub(super) struct Forwarder {
@@ -138,10 +145,12 @@ pub(super) fn org(
     secrets: Secrets,
 ) -> Option<OrgSettings> {
     let group_may_read = forwarder.group_may_read;
-    let mut reader = Reader { view, surroundings, secrets, group_may_read, clients: &forwarder.clients };
+    let clients = &forwarder.clients;
+    let mut reader = Reader { view, surroundings, secrets, group_may_read, clients, access: None };
     let org = reader.name(&["org"], file.org.as_deref(), "give Pulumi's current name of the organization");
     let start = reader.start(file.start.as_deref());
-    let source = reader.source(&file.source);
+    let source = reader.source(&file.source, org.as_deref());
+    reader.access = source.as_ref().map(SourceSettings::access);
     let sentinel = file.sentinel.as_ref().map(|section| reader.sentinel(section));
     let s3 = file.s3.as_ref().map(|section| reader.s3(section));
     let archive = file.file.as_ref().map(|section| {
@@ -195,6 +204,8 @@ struct Reader<'a> {
     secrets: Secrets,
     clients: &'a Clients,
     group_may_read: bool,
+    /// Who opens ESC environments; `None` until the source is read, and where it cannot be.
+    access: Option<SourceAccess>,
 }
 
 impl Reader<'_> {
@@ -279,6 +290,8 @@ impl Reader<'_> {
         read: impl FnOnce(&SecretSource) -> Result<(), SecretError>,
     ) -> Option<SecretSource> {
         if self.secrets == Secrets::MustBeReadable
+            // Opening an environment is recorded, and it may be closed at the moment.
+            && !matches!(source.place, Place::Esc(_))
             && let Err(error) = read(&source)
         {
             match error {
@@ -298,29 +311,52 @@ impl Reader<'_> {
         key: &[&'k str],
         place: Option<&SecretPlace>,
     ) -> Option<(SecretSource, Vec<&'k str>)> {
-        let written = required(self.view, key, place, SECRET_REMEDY)?;
+        let remedy = if key.first() == Some(&"source") { SECRET_REMEDY } else { SECRET_OR_ESC_REMEDY };
+        let written = required(self.view, key, place, remedy)?;
         let below = |name| [key, &[name]].concat();
-        let place = match (&written.file, &written.env) {
-            (Some(file), None) => Place::File(self.path(&below("file"), Some(file), "")?),
-            (None, Some(name)) => {
+        let place = match (&written.file, &written.env, &written.esc) {
+            (Some(file), None, None) => Place::File(self.path(&below("file"), Some(file), "")?),
+            (None, Some(name), None) => {
                 if name.is_empty() || name.contains(['=', '\0']) {
                     self.view.refuse(&below("env"), "give the name of an environment variable");
                     return None;
                 }
                 Place::Env(name.clone())
             }
+            (None, None, Some(esc)) => self.esc(&below("esc"), esc)?,
             _ if self.view.found_wrong_below(key) => return None,
-            (Some(_), Some(_)) => {
-                self.view.refuse_unseen(key, "give either `file` or `env`, not both");
+            (None, None, None) => {
+                self.view.refuse_unseen(key, remedy);
                 return None;
             }
-            (None, None) => {
-                self.view.refuse_unseen(key, SECRET_REMEDY);
+            _ => {
+                self.view.refuse_unseen(key, "give one of `file`, `env` and `esc`, not more");
                 return None;
             }
         };
-        let name = if matches!(place, Place::File(_)) { "file" } else { "env" };
+        let name = match place {
+            Place::File(_) => "file",
+            Place::Env(_) => "env",
+            Place::Esc(_) => "esc",
+        };
         Some((SecretSource { place, group_may_read: self.group_may_read }, below(name)))
+    }
+
+    /// A value of an ESC environment, opened by the org's own source.
+    fn esc(&mut self, key: &[&str], text: &str) -> Option<Place> {
+        if key.first() == Some(&"source") {
+            let text = "the token of [source] is what opens environments, so it cannot come out of one: give { file = \"…\" } or \
+                        { env = \"…\" }, or set `oidc` in its place, which needs no stored token";
+            self.view.refuse(key, text);
+            return None;
+        }
+        let Some((environment, path)) = parse_place(text) else {
+            self.view.refuse(key, ESC_REMEDY);
+            return None;
+        };
+        // Without a source that can be used there is a mistake already.
+        let access = self.access.clone()?;
+        Some(Place::Esc(Arc::new(EscPlace { environment, path, access })))
     }
 
     fn optional_secret(&mut self, key: &[&str], place: Option<&SecretPlace>) -> Option<Option<SecretSource>> {
@@ -340,7 +376,7 @@ impl Reader<'_> {
         None
     }
 
-    fn source(&mut self, section: &SourceSection) -> Option<SourceSettings> {
+    fn source(&mut self, section: &SourceSection, org: Option<&str>) -> Option<SourceSettings> {
         let allow_http = section.allow_http.unwrap_or_default();
         let rule = Rule {
             section: "source",
@@ -363,8 +399,7 @@ impl Reader<'_> {
         let host_requests_per_second =
             self.rate(&["source", "host_requests_per_second"], section.host_requests_per_second);
         let route = self.route(&Written::of_source(section), api_url.as_deref());
-        let token = self.secret(&["source", "token"], section.token.as_ref());
-        let next_token = self.optional_secret(&["source", "next_token"], section.next_token.as_ref());
+        let credentials = self.source_credentials(section, org);
         Some(SourceSettings {
             api_url: api_url?,
             poll_interval: poll_interval?.0,
@@ -374,8 +409,7 @@ impl Reader<'_> {
             requests_per_second: requests_per_second?,
             host_requests_per_second: host_requests_per_second?,
             route: route?,
-            token: token?,
-            next_token: next_token?,
+            credentials: credentials?,
         })
     }
 

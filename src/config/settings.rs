@@ -78,6 +78,20 @@ impl OrgSettings {
         names
     }
 
+    /// The secrets of ours that a destination needs.
+    pub fn secrets_of(&self, name: DestinationName) -> Vec<&SecretSource> {
+        match (name, &self.sentinel, &self.s3) {
+            (DestinationName::Sentinel, Some(sentinel), _) => sentinel.identity.secrets(),
+            (DestinationName::S3, _, Some(s3)) => match &s3.credentials {
+                S3Credentials::Static { key, next } => {
+                    std::iter::once(key).chain(next).map(|key| &key.secret_access_key).collect()
+                }
+                S3Credentials::Default | S3Credentials::Profile(_) => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
     /// The certificate authority files that its connections are made with.
     pub fn certificate_files(&self) -> Vec<&Path> {
         self.routes().filter_map(|route| route.ca_file.as_deref()).collect()
@@ -91,15 +105,12 @@ impl OrgSettings {
 
     /// The files that its secrets are read from.
     pub fn secret_files(&self) -> Vec<&Path> {
-        let mut secrets = vec![Some(&self.source.token), self.source.next_token.as_ref()];
-        if let Some(sentinel) = &self.sentinel {
-            secrets.extend(sentinel.identity.secrets().into_iter().map(Some));
+        let mut secrets = self.source.credentials.secrets();
+        for name in self.destinations() {
+            secrets.extend(self.secrets_of(name));
         }
-        if let Some(S3Credentials::Static { key, next }) = self.s3.as_ref().map(|s3| &s3.credentials) {
-            secrets.extend(std::iter::once(key).chain(next).map(|key| Some(&key.secret_access_key)));
-        }
-        secrets.extend(self.routes().flat_map(Route::secrets).map(Some));
-        secrets.into_iter().flatten().filter_map(file_of).collect()
+        secrets.extend(self.routes().flat_map(Route::secrets));
+        secrets.into_iter().filter_map(file_of).collect()
     }
 
     /// How chunks are compressed. A destination configured later gets the older chunks as they are: larger, and no less right.
@@ -131,8 +142,71 @@ pub struct SourceSettings {
     pub requests_per_second: f64,
     pub host_requests_per_second: f64,
     pub route: Route,
-    pub token: SecretSource,
-    pub next_token: Option<SecretSource>,
+    pub credentials: SourceCredentials,
+}
+
+impl SourceSettings {
+    pub fn access(&self) -> SourceAccess {
+        let SourceSettings { api_url, route, credentials, .. } = self;
+        SourceAccess { api_url: api_url.clone(), route: route.clone(), credentials: credentials.clone() }
+    }
+}
+
+/// Who the daemon is for Pulumi.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SourceCredentials {
+    Stored { token: SecretSource, next_token: Option<SecretSource> },
+    Exchanged(Oidc),
+}
+
+impl SourceCredentials {
+    /// The secrets of ours among them.
+    pub fn secrets(&self) -> Vec<&SecretSource> {
+        match self {
+            SourceCredentials::Stored { token, next_token } => {
+                std::iter::once(token).chain(next_token).collect()
+            }
+            SourceCredentials::Exchanged(_) => Vec::new(),
+        }
+    }
+}
+
+/// A token of the platform, and what it is exchanged for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Oidc {
+    /// Pulumi's name of the organization at which it is exchanged.
+    pub organization: String,
+    pub subject_token_file: PathBuf,
+    pub token_type: TokenType,
+    /// Fits the type.
+    pub scope: String,
+    /// `None`: Pulumi's default.
+    pub expiration: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenType {
+    Organization,
+    Team,
+    Personal,
+}
+
+impl TokenType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TokenType::Organization => "organization",
+            TokenType::Team => "team",
+            TokenType::Personal => "personal",
+        }
+    }
+}
+
+/// Where a Pulumi service is, and who the daemon is there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SourceAccess {
+    pub api_url: String,
+    pub route: Route,
+    pub credentials: SourceCredentials,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -128,11 +128,13 @@ fn an_empty_forwarder_file_means_the_defaults() {
                     requests_per_second: 2.0,
                     host_requests_per_second: 10.0,
                     route: Route::default(),
-                    token: crate::secret::SecretSource {
-                        place: Place::File(written.path("orgs/../token")),
-                        group_may_read: false,
+                    credentials: SourceCredentials::Stored {
+                        token: crate::secret::SecretSource {
+                            place: Place::File(written.path("orgs/../token")),
+                            group_may_read: false,
+                        },
+                        next_token: None,
                     },
-                    next_token: None,
                 },
                 sentinel: None,
                 s3: None,
@@ -241,7 +243,7 @@ fn a_path_is_relative_to_the_file_it_stands_in() {
         .file("tenants/beta.toml", "org = \"b\"\n[file]\npath = \"/out\"\n")
         .variable("PAF_CONFIG", "etc/forwarder.toml");
     let settings = load_in(None, &written.surroundings(), Secrets::MustBeReadable).unwrap().settings;
-    let token = |org: usize| settings.orgs[org].source.token.place.clone();
+    let token = |org: usize| settings.orgs[org].source.credentials.secrets()[0].place.clone();
     assert_eq!(settings.state_dir, written.path("etc/../state"));
     assert_eq!(token(0), Place::File(written.path("etc/../tenants/own")));
     assert_eq!(token(1), Place::File(written.path("etc/shared")));
@@ -293,13 +295,101 @@ fn an_upper_choice_of_a_secret_or_identity_replaces_the_lower_one_whole() {
         AzureIdentity::ClientSecret { tenant_id, client_id, .. } => (tenant_id, client_id),
         other => panic!("{other:?}"),
     };
-    assert!(matches!(settings.orgs[0].source.token.place, Place::File(_)));
+    assert!(matches!(settings.orgs[0].source.credentials.secrets()[0].place, Place::File(_)));
     assert_eq!(identity(0), ("t".into(), "c".into()));
     assert_eq!(
         identity(1),
         ("shared".into(), "c".into()),
         "without a kind of its own, single keys are replaced"
     );
+}
+
+const EXCHANGED: &str = r#"
+org = "acme-corp"
+source.oidc = { subject_token_file = "../subject" }
+
+[file]
+path = "../archive"
+"#;
+
+fn oidc(settings: &Settings, org: usize) -> Oidc {
+    match &settings.orgs[org].source.credentials {
+        SourceCredentials::Exchanged(oidc) => oidc.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_exchange_asks_for_the_orgs_own_token_unless_more_is_said() {
+    let person = "source.oidc = { subject_token_file = \"/subject\", token_type = \"personal\", scope = \"user:ada\", \
+                  expiration = \"24h\", organization = \"main\" }";
+    // As Kubernetes writes it: readable by others.
+    let written = Written::new("").secret("subject", "a.b.c\n", 0o644).org("acme", EXCHANGED).org(
+        "beta",
+        &ACME.replace("acme-corp", "beta").replace("[source]\ntoken = { file = \"../token\" }", person),
+    );
+    let loaded = load_in(Some(Path::new("forwarder.toml")), &written.surroundings(), Secrets::Unread);
+    let loaded = loaded.unwrap().settings;
+    assert_eq!(
+        oidc(&loaded, 0),
+        Oidc {
+            organization: "acme-corp".into(),
+            subject_token_file: written.path("orgs/../subject"),
+            token_type: TokenType::Organization,
+            scope: String::new(),
+            expiration: None,
+        }
+    );
+    assert_eq!(
+        oidc(&loaded, 1),
+        Oidc {
+            organization: "main".into(),
+            subject_token_file: "/subject".into(),
+            token_type: TokenType::Personal,
+            scope: "user:ada".into(),
+            expiration: Some(Duration::from_secs(86_400)),
+        }
+    );
+    let exchanged = Written::new("").secret("subject", "a.b.c\n", 0o644).org("acme", EXCHANGED).settings();
+    assert_eq!(exchanged.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_token_or_an_exchange_of_the_org_stands_in_place_of_the_other_in_the_forwarders_file() {
+    let exchange = "[source]\noidc = { subject_token_file = \"subject\", expiration = \"1h\" }\n";
+    let settings = Written::new(exchange)
+        .secret("subject", "a.b.c", 0o600)
+        .org("acme", ACME)
+        .org("beta", "org = \"beta\"\nsource.oidc.token_type = \"organization\"\n[file]\npath = \"/x\"\n")
+        .settings();
+    assert_eq!(settings.orgs[0].source.credentials.secrets().len(), 1);
+    let beta = oidc(&settings, 1);
+    assert_eq!((beta.organization.as_str(), beta.expiration), ("beta", Some(Duration::from_secs(3_600))));
+
+    let stored = "[source]\ntoken = { file = \"token\" }\nnext_token = { file = \"token\" }\n";
+    let settings = Written::new(stored).secret("subject", "a.b.c", 0o600).org("acme", EXCHANGED).settings();
+    assert_eq!(oidc(&settings, 0).organization, "acme-corp");
+}
+
+#[test]
+fn a_secret_in_an_environment_is_not_opened_when_the_configuration_is_loaded() {
+    let secret = "secret = { file = \"../token\" }";
+    let esc = "secret = { esc = \"acme/infra/siem@stable#azure.secret\" }";
+    let s3 = "[s3]\nbucket = \"audit\"\naccess_key_id = \"AKIA\"\nsecret_access_key.esc = \"acme/infra/siem#aws[0]\"\n";
+    let settings = Written::new("").org("acme", &(SENTINEL.replace(secret, esc) + s3)).settings();
+    let org = &settings.orgs[0];
+    let place = |name| match &org.secrets_of(name)[..] {
+        [source] => match &source.place {
+            Place::Esc(place) => place.clone(),
+            other => panic!("{other}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    let azure = place(crate::destination::DestinationName::Sentinel);
+    assert_eq!(azure.to_string(), "ESC environment acme/infra/siem@stable#azure.secret");
+    assert_eq!(azure.access, org.source.access(), "it is opened with the org's own token");
+    let aws = place(crate::destination::DestinationName::S3);
+    assert_eq!(aws.to_string(), "ESC environment acme/infra/siem#aws[0]");
 }
 
 #[test]
@@ -528,7 +618,7 @@ fn group_readable_secrets_need_leave() {
     let written = acme("").secret("token", "secret", 0o440);
     assert!(written.mistakes().contains("allow_group_readable_secrets"));
     let written = acme("allow_group_readable_secrets = true").secret("token", "secret", 0o440);
-    assert!(written.settings().orgs[0].source.token.group_may_read);
+    assert!(written.settings().orgs[0].source.credentials.secrets()[0].group_may_read);
 }
 
 #[test]
@@ -708,6 +798,36 @@ fn every_mistake_is_answered_with_its_place_and_remedy() {
     );
     say("token of two words", source("next_token = { file = \"../odd\" }").secret("odd", "Bearer x", 0o600));
     say("token in an absent variable", source("next_token = { env = \"PAF_TEST_NEVER_SET\" }"));
+    say("token out of an environment", source("next_token = { esc = \"acme/infra/siem#token\" }"));
+    let exchange = |oidc: &str| {
+        org(&format!("org = \"a\"\n[source]\noidc = {oidc}\n[file]\npath = \"/x\"\n"))
+            .secret("subject", "a.b.c", 0o644)
+    };
+    say("exchange beside a token", source("oidc = { subject_token_file = \"../token\" }"));
+    say("exchange of nothing", exchange("{}"));
+    say("exchange of a file that is absent", exchange("{ subject_token_file = \"absent\" }"));
+    say(
+        "exchange of a literal",
+        exchange("{ subject_token_file = \"../subject\", subject_token = \"eyJ\", token_type = \"runner\" }"),
+    );
+    say(
+        "exchange for a team without its name",
+        exchange("{ subject_token_file = \"../subject\", token_type = \"team\" }"),
+    );
+    say(
+        "exchange: scope and life",
+        exchange(
+            "{ subject_token_file = \"../subject\", token_type = \"personal\", scope = \"team:x\", expiration = \"10s\" }",
+        ),
+    );
+    say(
+        "exchange: scope of an organization",
+        exchange("{ subject_token_file = \"../subject\", scope = \"user:ada\" }"),
+    );
+    say(
+        "exchange: organization",
+        exchange("{ subject_token_file = \"../subject\", organization = \"a/b\" }"),
+    );
     say("service address", source("api_url = \"api.pulumi.com\""));
     say("service address with a password", source("api_url = \"https://me:pw@pulumi.example\""));
     say("service address unencrypted", source("api_url = \"http://pulumi.example\""));
@@ -731,6 +851,15 @@ fn every_mistake_is_answered_with_its_place_and_remedy() {
         "Sentinel: identity with keys of another kind",
         identity("{ kind = \"managed_identity\", tenant_id = \"t\", secret = { file = \"../token\" } }"),
     );
+    let esc = |place: &str| {
+        identity(&format!(
+            "{{ kind = \"client_secret\", tenant_id = \"t\", client_id = \"c\", secret = {{ {place} }} }}"
+        ))
+    };
+    say("Sentinel: secret of no environment", esc("esc = \"acme/siem#azure.secret\""));
+    say("Sentinel: secret of a whole environment", esc("esc = \"acme/infra/siem\""));
+    say("Sentinel: secret in two places", esc("esc = \"acme/infra/siem#a\", file = \"../token\""));
+    say("Sentinel: secret nowhere", esc(""));
     say("Sentinel: default identity with a key", identity("{ kind = \"default\", client_id = \"c\" }"));
     say(
         "Sentinel: managed identity named twice",

@@ -35,7 +35,7 @@ use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
 use self::answer::{Meaning, Refused};
-use self::client::{Connected, Connections, Made, SecretSeen, present_keys};
+use self::client::{Connected, Connections, Made, SecretSeen};
 use self::keeping::Lock;
 use crate::chunk::{CHUNK_LINES_BYTES_MAX, claim_key};
 use crate::clock::Clock;
@@ -406,7 +406,7 @@ impl Store for Bucket {
     }
 
     async fn secret_changed(&mut self) -> bool {
-        match (self.secret, present_keys(&self.settings)) {
+        match (self.secret, self.connections.present_keys(&self.settings)) {
             (SecretSeen::Value(used), Some(now)) => now != used,
             (SecretSeen::Unreadable, now) => now.is_some(),
             (SecretSeen::Nothing, _) | (_, None) => false,

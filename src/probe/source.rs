@@ -1,34 +1,88 @@
-//! What is tried of a source: whether each token can read the log, whose it is and what else it may do, and the clock.
+//! What is tried of a source: whether there is a token in exchange for the platform's, whether each token can read the log, whose it
+//! is and what else it may do, and the clock.
 //!
 //! *Why the log is asked first:* it is what matters. That a service will not say whose a token is (an old one, or a role that may
 //! not ask) spoils nothing.
 
+use std::sync::Arc;
+
 use super::dates::Dates;
-use crate::config::settings::OrgSettings;
+use crate::config::settings::{Oidc, OrgSettings, SourceCredentials};
+use crate::http::Transport;
 use crate::org::Shared;
 use crate::problem::{PauseReason, Problem};
 use crate::pulumi::client::{Client, SourceError};
 use crate::pulumi::wire::{Account, TokenKind};
-use crate::secret::{Place, SecretSource};
+use crate::secret::SecretSource;
 use crate::trial::{Outcome, Trial};
 
 /// What the two tokens' trials are called.
 const NAMES: [[&str; 2]; 2] = [["audit log", "token"], ["audit log by next_token", "next_token"]];
+/// What the trial of an exchange is called.
+const EXCHANGE: &str = "exchange";
 
 pub(super) async fn tried(org: &OrgSettings, shared: &Shared, dates: &Dates) -> Vec<Trial> {
-    let tokens = [Some(&org.source.token), org.source.next_token.as_ref()];
+    let mut trials = match &org.source.credentials {
+        SourceCredentials::Stored { token, next_token } => {
+            of_stored(org, token, next_token.as_ref(), shared).await
+        }
+        SourceCredentials::Exchanged(oidc) => of_exchanged(org, oidc, shared).await,
+    };
+    trials.extend(dates.trial(&[&org.source.api_url]));
+    trials
+}
+
+async fn of_stored(
+    org: &OrgSettings,
+    token: &SecretSource,
+    next_token: Option<&SecretSource>,
+    shared: &Shared,
+) -> Vec<Trial> {
     let mut of_tokens = Vec::new();
-    for (names, token) in NAMES.into_iter().zip(tokens.into_iter().flatten()) {
-        of_tokens.push(of_token(org, token, names, shared).await);
+    for (names, token) in NAMES.into_iter().zip(std::iter::once(token).chain(next_token)) {
+        // Alone, so that the other does not stand in for it.
+        let mut alone = org.clone();
+        alone.source.credentials = SourceCredentials::Stored { token: token.clone(), next_token: None };
+        let remedy = format!(
+            "make an organization token whose role has audit_logs:read and nothing else, and put it into {}",
+            token.place
+        );
+        of_tokens.push(of_token(&alone, names, &remedy, shared).await);
     }
     let works = of_tokens.iter().any(|trials| !trials.iter().any(Trial::ends));
     let mut trials: Vec<Trial> = of_tokens.into_iter().flatten().collect();
-    if works && org.source.next_token.is_some() {
+    if works && next_token.is_some() {
         // Amid an exchange of tokens one of them is refused, and the daemon does without it.
         trials.iter_mut().for_each(soften);
     }
-    trials.extend(dates.trial(&[&org.source.api_url]));
     trials
+}
+
+async fn of_exchanged(org: &OrgSettings, oidc: &Oidc, shared: &Shared) -> Vec<Trial> {
+    let transport = match transport(org, shared) {
+        Ok(transport) => transport,
+        Err(problem) => return vec![Trial::new(EXCHANGE, problem)],
+    };
+    let exchanges = shared.environments.exchanges();
+    let exchange = exchanges.get(&org.source.access(), oidc, &transport, &shared.clock);
+    let outcome = match exchange.token().await {
+        Ok(token) => Outcome::Ok(format!("{}: for {} s", exchange.name(), token.life().as_secs())),
+        Err(error) => refused(error, &org.source.api_url),
+    };
+    let mut trials = vec![Trial::new(EXCHANGE, outcome)];
+    if !trials.iter().any(Trial::ends) {
+        let remedy = "ask for organization tokens in `oidc`, and let the issuer's policy give them a role that has audit_logs:read and \
+                      nothing else";
+        trials.extend(of_token(org, NAMES[0], remedy, shared).await);
+    }
+    trials
+}
+
+fn transport(org: &OrgSettings, shared: &Shared) -> Result<Arc<dyn Transport>, Problem> {
+    (shared.connect)(&org.source.route).map_err(|error| {
+        let (cause, remedy) = (error.to_string(), format!("correct `{}`", error.key()));
+        Problem { reason: PauseReason::Configuration, cause, remedy }
+    })
 }
 
 fn soften(trial: &mut Trial) {
@@ -40,26 +94,21 @@ fn soften(trial: &mut Trial) {
     }
 }
 
-/// One token alone, so that the other does not stand in for it.
+/// The token of these settings. `narrower` says how to have one that may do less.
 async fn of_token(
     org: &OrgSettings,
-    token: &SecretSource,
     names: [&'static str; 2],
+    narrower: &str,
     shared: &Shared,
 ) -> Vec<Trial> {
-    let mut alone = org.clone();
-    alone.source.token = token.clone();
-    alone.source.next_token = None;
     let [log, owner] = names;
-    let transport = match (shared.connect)(&org.source.route) {
+    let transport = match transport(org, shared) {
         Ok(transport) => transport,
-        Err(error) => {
-            let (cause, remedy) = (error.to_string(), format!("correct `{}`", error.key()));
-            return vec![Trial::new(log, Problem { reason: PauseReason::Configuration, cause, remedy })];
-        }
+        Err(problem) => return vec![Trial::new(log, problem)],
     };
     let metrics = shared.reports.metrics().org(&org.id, &org.destinations());
-    let mut client = Client::new(&alone, transport, &shared.hosts, shared.clock.clone(), metrics);
+    let exchanges = shared.environments.exchanges();
+    let mut client = Client::new(org, transport, &shared.hosts, exchanges, shared.clock.clone(), metrics);
     let read = match client.check().await {
         Ok(()) => Outcome::Ok(format!("of `{}` can be read", org.org)),
         Err(error) => refused(error, &org.source.api_url),
@@ -75,7 +124,7 @@ async fn of_token(
         (read, _) => read,
     };
     let kind = match account {
-        Ok(account) => whose(&account, &org.org, &token.place),
+        Ok(account) => whose(&account, &org.org, narrower),
         Err(error) => Outcome::Ok(format!("accepted; the service does not say whose it is ({error})")),
     };
     vec![Trial::new(log, read), Trial::new(owner, kind)]
@@ -107,7 +156,7 @@ fn with_known(mut problem: Problem, org: &str, account: &Account) -> Problem {
 }
 
 /// Whose a token is, and whether it may do more than it is needed for.
-fn whose(account: &Account, org: &str, place: &Place) -> Outcome {
+fn whose(account: &Account, org: &str, narrower: &str) -> Outcome {
     let rules =
         account.organizations.iter().any(|known| known.is_admin && known.name.eq_ignore_ascii_case(org));
     let (what, more) = match &account.kind {
@@ -131,12 +180,7 @@ fn whose(account: &Account, org: &str, place: &Place) -> Outcome {
     };
     match more {
         None => Outcome::Ok(what),
-        Some(more) => Outcome::Warning {
-            cause: format!("{what}: it {more}"),
-            remedy: format!(
-                "make an organization token whose role has audit_logs:read and nothing else, and put it into {place}"
-            ),
-        },
+        Some(more) => Outcome::Warning { cause: format!("{what}: it {more}"), remedy: narrower.to_owned() },
     }
 }
 
@@ -147,7 +191,7 @@ mod tests {
 
     fn said(kind: TokenKind, is_admin: bool) -> Outcome {
         let organizations = vec![Known { name: "Acme".into(), is_admin }];
-        whose(&Account { kind, organizations }, "acme", &Place::Env("TOKEN".into()))
+        whose(&Account { kind, organizations }, "acme", "use a narrower one")
     }
 
     #[test]
@@ -164,7 +208,7 @@ mod tests {
         ] {
             let Outcome::Warning { cause, remedy } = outcome else { panic!("{outcome:?}") };
             assert!(cause.contains(part), "{cause}");
-            assert!(remedy.contains("audit_logs:read") && remedy.contains("TOKEN"), "{remedy}");
+            assert_eq!(remedy, "use a narrower one");
         }
     }
 

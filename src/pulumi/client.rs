@@ -11,24 +11,27 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Second};
-use crate::config::settings::OrgSettings;
+use crate::clock::{Clock, Second, whole_seconds};
+use crate::config::settings::{OrgSettings, SourceCredentials};
 use crate::event::OrgId;
 use crate::http::{Failure, Request, Response, Transport};
 use crate::metrics::OrgMetrics;
 use crate::pulumi::budget::{HostBudget, HostBudgets, OrgBudget, Urgency};
+use crate::pulumi::exchange::{Exchange, Exchanges, Figures, Lack};
 use crate::pulumi::service_clock::ServiceClock;
 use crate::pulumi::token::{TokenPlaces, Tokens};
 use crate::pulumi::wire::{self, Account, Malformed, Page, Query};
 use crate::report::Party;
 use crate::retry;
-use crate::rotation::{Refusal, Slot};
-use crate::secret::Secret;
+use crate::rotation::{InUse, Refusal, Slot, Standing};
+use crate::secret::{Fingerprint, Secret};
 
 /// Most bytes of a page, decoded.
 pub const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The whole exchange; the service's own poller gives up after 60 s.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The form of answers that is understood: the version of the API.
+pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static("application/vnd.pulumi+8");
 /// Larger pages are parsed on a thread that may be busy for a while.
 const LARGE_PAGE_BYTES: usize = 1024 * 1024;
 
@@ -67,7 +70,13 @@ pub struct Client {
     org: String,
     api_url: String,
     transport: Arc<dyn Transport>,
+    /// Nothing where tokens are exchanged.
     tokens: Tokens,
+    exchange: Option<Arc<Exchange>>,
+    /// What of the exchange's figures is counted already.
+    counted: Figures,
+    /// Why the last try ended, where that was for want of an exchanged token.
+    lack: Option<Lack>,
     /// Who is told which token is in use.
     party: Option<Party>,
     budget: OrgBudget,
@@ -86,17 +95,30 @@ impl Client {
         settings: &OrgSettings,
         transport: Arc<dyn Transport>,
         hosts: &HostBudgets,
+        exchanges: &Exchanges,
         clock: Clock,
         metrics: Arc<OrgMetrics>,
     ) -> Client {
         let source = &settings.source;
         let host = hosts.of(&source.api_url, source.host_requests_per_second);
+        let (tokens, exchange) = match source.credentials.clone() {
+            SourceCredentials::Stored { token, next_token } => {
+                (TokenPlaces::new(Some(token), next_token), None)
+            }
+            SourceCredentials::Exchanged(oidc) => {
+                let exchange = exchanges.get(&source.access(), &oidc, &transport, &clock);
+                (TokenPlaces::new(None, None), Some(exchange))
+            }
+        };
         Client {
             id: settings.id.clone(),
             org: settings.org.clone(),
             api_url: source.api_url.clone(),
             transport,
-            tokens: Tokens::new(TokenPlaces::new(source.token.clone(), source.next_token.clone())),
+            tokens: Tokens::new(tokens),
+            exchange,
+            counted: Figures::default(),
+            lack: None,
             party: None,
             budget: OrgBudget::new(source.requests_per_second, host),
             service: ServiceClock::new(source.poll_interval),
@@ -144,13 +166,16 @@ impl Client {
         self.tokens.begin_with(slot);
     }
 
-    /// Which token is in use.
+    /// Which of the stored tokens is in use.
     pub fn slot(&self) -> Option<Slot> {
         self.tokens.slot()
     }
 
     /// Whether a token's place holds something that is to be tried.
     pub async fn tokens_changed(&mut self) -> bool {
+        if let Some(exchange) = &self.exchange {
+            return self.lack.is_some_and(|lack| exchange.has_changed(lack));
+        }
         self.tokens.look(self.now()).await;
         self.report_tokens();
         self.tokens.is_due()
@@ -158,6 +183,9 @@ impl Client {
 
     /// The same when somebody said that there is something new: also a token that nobody has tried yet.
     pub async fn tokens_nudged(&mut self) -> bool {
+        if self.exchange.is_some() {
+            return self.tokens_changed().await;
+        }
         self.tokens.look(self.now()).await;
         self.tokens.nudged();
         self.report_tokens();
@@ -171,6 +199,14 @@ impl Client {
             self.metrics.credential_expiry("source", end);
         }
         party.uses(&standing);
+    }
+
+    /// Which of the exchanged tokens it is concerns nobody: there is another every hour or so.
+    fn report_exchange(&self, accepted: bool) {
+        let Some(party) = &self.party else { return };
+        let in_use =
+            InUse { slot: Slot::First, key: "oidc", fingerprint: Fingerprint::of_all([]), expires: None };
+        party.uses(&Standing { in_use: accepted.then_some(in_use), ..Standing::default() });
     }
 
     pub fn host(&self) -> &HostBudget {
@@ -224,9 +260,22 @@ impl Client {
     /// One request, and another one with another token where one is refused and there is another: at most one for each value that
     /// a place holds.
     async fn ask(&mut self, path: &str, urgency: Urgency) -> Result<Response, SourceError> {
-        let answer = self.ask_in_turn(path, urgency).await;
-        self.report_tokens();
-        answer
+        match self.exchange.clone() {
+            Some(exchange) => {
+                let answer = self.ask_by_exchange(&exchange, path, urgency).await;
+                match &answer {
+                    Ok(_) => self.report_exchange(true),
+                    Err(SourceError::Credentials { .. }) => self.report_exchange(false),
+                    Err(_) => {}
+                }
+                answer
+            }
+            None => {
+                let answer = self.ask_in_turn(path, urgency).await;
+                self.report_tokens();
+                answer
+            }
+        }
     }
 
     async fn ask_in_turn(&mut self, path: &str, urgency: Urgency) -> Result<Response, SourceError> {
@@ -264,7 +313,7 @@ impl Client {
             if answer.status == 403 && !self.tokens.is_spare(&choice) {
                 forbidden = forbidden.or(self.meaning(answer, choice.value()).err());
             }
-            match self.tokens.refused(choice, refusal, &why) {
+            match self.tokens.refused(choice, refusal, &why).await {
                 Some(other) => choice = other,
                 None => {
                     return Err(forbidden.unwrap_or_else(|| SourceError::Credentials {
@@ -277,6 +326,58 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// One request with the exchanged token, and a second one with another if the first is refused with 401.
+    async fn ask_by_exchange(
+        &mut self,
+        exchange: &Arc<Exchange>,
+        path: &str,
+        urgency: Urgency,
+    ) -> Result<Response, SourceError> {
+        let mut last = None;
+        for _ in 0..2 {
+            let token = exchange.token().await;
+            self.lack = token.is_err().then_some(Lack::OfToken);
+            self.count_exchanges(exchange);
+            let token = token?;
+            let answer = self.exchange(path, token.secret(), urgency).await?;
+            if answer.status == 403 {
+                exchange.retire(&token);
+            }
+            if answer.status != 401 {
+                return self.meaning(answer, token.secret());
+            }
+            last = Some(said(&answer.body, token.secret()));
+            if !exchange.reject(&token) {
+                break;
+            }
+        }
+        self.lack = Some(Lack::OfTrust(exchange.subject()));
+        Err(SourceError::Credentials {
+            cause: format!("Pulumi refused the exchanged access token (401){}", last.unwrap_or_default()),
+            remedy: format!(
+                "see at Pulumi that this is still allowed: {}; tried again by itself, and nothing is lost meanwhile",
+                exchange.name()
+            ),
+        })
+    }
+
+    /// Orgs may share an exchange; each counts what it sees of it.
+    fn count_exchanges(&mut self, exchange: &Exchange) {
+        let figures = exchange.figures();
+        for (now, before, ok) in
+            [(figures.exchanged, self.counted.exchanged, true), (figures.failed, self.counted.failed, false)]
+        {
+            for _ in before..now {
+                self.metrics.credential_refresh("source", ok);
+            }
+        }
+        if let Some(life) = figures.life {
+            let end = self.clock.now().saturating_add(whole_seconds(life));
+            self.metrics.credential_expiry("source", end);
+        }
+        self.counted = figures;
     }
 
     async fn exchange(
@@ -392,7 +493,8 @@ fn said(body: &[u8], token: &Secret) -> String {
     message.map(|message| format!(": {message}")).unwrap_or_default()
 }
 
-fn headers(token: &Secret) -> Result<HeaderMap, SourceError> {
+/// Those of every request that shows a token.
+pub(super) fn headers(token: &Secret) -> Result<HeaderMap, SourceError> {
     let mut authorization = HeaderValue::from_str(&format!("token {}", token.expose())).map_err(|_| {
         SourceError::Credentials {
             cause: "the access token holds characters that no header can carry".into(),
@@ -402,7 +504,7 @@ fn headers(token: &Secret) -> Result<HeaderMap, SourceError> {
     authorization.set_sensitive(true);
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, authorization);
-    headers.insert(ACCEPT, HeaderValue::from_static("application/vnd.pulumi+8"));
+    headers.insert(ACCEPT, ACCEPTED);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     Ok(headers)

@@ -15,21 +15,20 @@ pub type Tokens = Rotation<TokenPlaces>;
 
 /// `token` and `next_token`.
 pub struct TokenPlaces {
-    token: SecretSource,
+    /// `None` where there are no stored tokens at all.
+    token: Option<SecretSource>,
     next_token: Option<SecretSource>,
 }
 
 impl TokenPlaces {
-    pub fn new(token: SecretSource, next_token: Option<SecretSource>) -> TokenPlaces {
+    pub fn new(token: Option<SecretSource>, next_token: Option<SecretSource>) -> TokenPlaces {
         TokenPlaces { token, next_token }
     }
 
     /// For remedies.
     pub fn names(&self) -> String {
-        match &self.next_token {
-            Some(next) => format!("{} or {}", self.token.place, next.place),
-            None => self.token.place.to_string(),
-        }
+        let places = [&self.token, &self.next_token].into_iter().flatten();
+        places.map(|source| source.place.to_string()).collect::<Vec<_>>().join(" or ")
     }
 }
 
@@ -40,11 +39,12 @@ impl Places for TokenPlaces {
         ["token", "next_token"]
     }
 
-    fn read(&self, slot: Slot) -> Option<Result<Secret, SecretError>> {
-        match slot {
-            Slot::First => Some(self.token.read()),
-            Slot::Next => self.next_token.as_ref().map(SecretSource::read),
-        }
+    fn seen(&self, slot: Slot) -> Option<Result<Secret, SecretError>> {
+        let source = match slot {
+            Slot::First => &self.token,
+            Slot::Next => &self.next_token,
+        };
+        source.as_ref().map(SecretSource::read)
     }
 
     fn fingerprint(token: &Secret) -> Fingerprint {

@@ -1,12 +1,16 @@
 //! Pulumi's audit-log JSON, exactly: pages, the known fields of an event, query strings, error bodies.
 //!
 //! Reading never changes an event: its raw form, without insignificant white space, is what is kept. One odd event never spoils its
-//! page: whatever stands in the list is an [`Event`], with what could be read of it. No vendor word leaves this file.
+//! page: whatever stands in the list is an [`Event`], with what could be read of it. No vendor word leaves this file and the two below
+//! it: [`exchange`] has the words of token exchange, [`environment`] those of ESC.
 //!
 //! *Why raw values and a hand-written map visitor:* `serde_json::Value` is 15 times slower and refuses a page for one number out of
 //! range; a derived struct refuses an event for a duplicate key.
 //!
 //! Field names and presence: Pulumi Cloud REST API description (`ResponseAuditLogs`, `AuditLogEvent`), snapshot of 2026-08-21.
+
+pub mod environment;
+pub mod exchange;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -519,6 +523,8 @@ impl<'de> Deserialize<'de> for Lossy {
     }
 }
 
+/// Shorter parts of a token are words like others.
+const TOKEN_PART_BYTES_MIN: usize = 8;
 /// Most characters of the service's own words that are shown.
 const MESSAGE_CHARACTERS_MAX: usize = 200;
 
@@ -529,15 +535,22 @@ pub fn error_message(body: &[u8], token: &str) -> Option<String> {
         message: String,
     }
     let error: ErrorBody = serde_json::from_slice(body).ok()?;
+    Some(cleaned(&error.message, token))
+}
+
+/// Words of the service, fit to print: on one line, cut, and without the token that was sent. Of one that has parts, as those of OIDC
+/// issuers do, no part is shown either.
+fn cleaned(text: &str, token: &str) -> String {
     // Before anything is looked for, so that none of it hides a token; and cut last, so that no piece of one is left.
-    let plain = error.message.chars().filter(|c| c.is_whitespace() || !c.is_control()).collect::<String>();
+    let plain = text.chars().filter(|c| c.is_whitespace() || !c.is_control()).collect::<String>();
+    let parts = || token.split('.').filter(|part| part.len() >= TOKEN_PART_BYTES_MIN);
     let words = plain.split_whitespace();
     let words = words.map(|word| {
         let tells = word.contains("pul-") || (!token.is_empty() && word.contains(token));
-        if tells { "[REDACTED]" } else { word }
+        if tells || parts().any(|part| word.contains(part)) { "[REDACTED]" } else { word }
     });
     let text = words.collect::<Vec<_>>().join(" ");
-    Some(text.chars().take(MESSAGE_CHARACTERS_MAX).collect())
+    text.chars().take(MESSAGE_CHARACTERS_MAX).collect()
 }
 
 /// Whether a 403 speaks of the organization's policy on how long tokens live, as opposed to a missing permission or a firewall.

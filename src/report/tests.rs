@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::*;
 use crate::config::settings::{
     AzureIdentity, Columns, FileSettings, S3Checksums, S3Credentials, S3Settings, SentinelSettings,
-    SourceSettings, Start,
+    SourceCredentials, SourceSettings, Start,
 };
 use crate::http::Route;
 use crate::journal::Outstanding;
@@ -35,8 +35,7 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
             requests_per_second: 2.0,
             host_requests_per_second: 10.0,
             route: Route::default(),
-            token: secret(),
-            next_token: None,
+            credentials: SourceCredentials::Stored { token: secret(), next_token: None },
         },
         sentinel: has(DestinationName::Sentinel).then(|| SentinelSettings {
             endpoint: "https://127.0.0.1:1".into(),

@@ -17,7 +17,7 @@ impl Places for Files {
         ["token", "next_token"]
     }
 
-    fn read(&self, slot: Slot) -> Option<Result<Secret, SecretError>> {
+    fn seen(&self, slot: Slot) -> Option<Result<Secret, SecretError>> {
         let path = &self.0[at(slot)];
         let source = SecretSource { place: Place::File(path.clone()), group_may_read: false };
         (slot == Slot::First || std::fs::symlink_metadata(path).is_ok()).then(|| source.read())
@@ -74,7 +74,7 @@ impl Bench {
                 self.rotation.accepted(&choice);
                 return asked;
             }
-            match self.rotation.refused(choice, refusal, "401") {
+            match self.rotation.refused(choice, refusal, "401").await {
                 Some(other) => choice = other,
                 None => return asked,
             }
@@ -375,4 +375,88 @@ fn what_both_places_hold_is_one_fingerprint() {
     both.put("token", b"");
     both.put("next", b"");
     assert_eq!(present(&both), None);
+}
+
+/// One place that somebody else keeps: what he says now, and what was heard of him.
+#[derive(Default)]
+struct Remote {
+    says: std::sync::Mutex<Option<Result<String, SecretError>>>,
+    heard: std::sync::Mutex<Option<String>>,
+}
+
+impl Remote {
+    fn says(&self, says: Result<&str, SecretError>) {
+        *self.says.lock().unwrap() = Some(says.map(str::to_owned));
+    }
+
+    fn forgets(&self) {
+        *self.heard.lock().unwrap() = None;
+    }
+}
+
+fn away() -> SecretError {
+    SecretError::Unavailable { place: "elsewhere".into(), wait: None, cause: "nobody answers".into() }
+}
+
+impl Places for std::sync::Arc<Remote> {
+    type Value = Secret;
+
+    fn keys(&self) -> [&'static str; 2] {
+        ["secret", "next_secret"]
+    }
+
+    fn seen(&self, slot: Slot) -> Option<Result<Secret, SecretError>> {
+        let heard = || self.heard.lock().unwrap().clone().map(Secret::new).ok_or_else(away);
+        (slot == Slot::First).then(heard)
+    }
+
+    async fn read(&self, slot: Slot, freshness: Freshness) -> Option<Result<Secret, SecretError>> {
+        if slot == Slot::Next {
+            return None;
+        }
+        if freshness == Freshness::Renewed || self.heard.lock().unwrap().is_none() {
+            match self.says.lock().unwrap().clone()? {
+                Ok(value) => *self.heard.lock().unwrap() = Some(value),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.seen(slot)
+    }
+
+    fn fingerprint(value: &Secret) -> Fingerprint {
+        value.fingerprint()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_kept_elsewhere_stays_in_use_while_nobody_answers_and_is_asked_for_when_it_is_refused()
+ {
+    let remote = std::sync::Arc::<Remote>::default();
+    let mut rotation = Rotation::new(remote.clone());
+    remote.says(Err(away()));
+    assert!(matches!(rotation.choose(NOW).await, Err(SecretError::Unavailable { .. })));
+    remote.says(Ok("one"));
+    let choice = rotation.choose(NOW).await.ok().unwrap();
+    rotation.accepted(&choice);
+
+    // What was heard is no longer good, and nobody answers: that says nothing against the value in use.
+    remote.forgets();
+    remote.says(Err(away()));
+    rotation.look(NOW).await;
+    assert_eq!(rotation.choose(NOW).await.ok().unwrap().value().expose(), "one");
+    assert_eq!(rotation.standing().warning, None);
+
+    // Looking asks nobody; a refusal does.
+    remote.says(Ok("one"));
+    rotation.choose(NOW).await.ok().unwrap();
+    remote.says(Ok("two"));
+    rotation.look(NOW).await;
+    assert!(!rotation.is_due());
+    let choice = rotation.choose(NOW).await.ok().unwrap();
+    assert_eq!(choice.value().expose(), "one");
+    let choice = rotation.refused(choice, Refusal::Unknown, "401").await.expect("another is there");
+    assert_eq!(choice.value().expose(), "two");
+    rotation.accepted(&choice);
+    assert_eq!(rotation.standing().in_use.map(|in_use| in_use.fingerprint), Some(choice.fingerprint));
+    assert!(!rotation.is_due(), "it is tried once");
 }

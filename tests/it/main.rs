@@ -22,6 +22,7 @@ mod identities;
 mod ingesting;
 mod isolation;
 mod judging;
+mod keyless;
 mod killed;
 mod lateness;
 mod matrix;

@@ -31,6 +31,8 @@ use pulumi_audit_forwarder::journal::{Append, Journal, OrgState, WindowRecord};
 use pulumi_audit_forwarder::metrics::Metrics;
 use pulumi_audit_forwarder::org::{Connect, Shared};
 use pulumi_audit_forwarder::pulumi::budget::HostBudgets;
+use pulumi_audit_forwarder::pulumi::environment::Environments;
+use pulumi_audit_forwarder::pulumi::exchange::Exchanges;
 use pulumi_audit_forwarder::report::Reports;
 use pulumi_audit_forwarder::report::status::{LaneStatus, OrgStatus};
 use tempfile::TempDir;
@@ -344,6 +346,7 @@ impl Simulation {
         let line: Arc<dyn Transport> = Arc::new(Line { wire: self.wire.clone(), fate: fate.clone() });
         let s3 = Connections::through(sdk::client(line.clone()));
         let connect: Connect = Arc::new(move |_| Ok(line.clone()));
+        let environments = Environments::new(connect.clone(), Exchanges::default(), clock.clone());
         let reports = Reports::new(Metrics::new("simulated", ""), clock.clone());
         let shared = Arc::new(Shared {
             journal: Arc::new(Mortal { journal: journal as Arc<dyn Journal>, fate: fate.clone() }),
@@ -352,6 +355,7 @@ impl Simulation {
             clock,
             connect,
             hosts: HostBudgets::default(),
+            environments,
             credentials: Credentials::default(),
             s3,
             secrets_changed: watch::Sender::default(),

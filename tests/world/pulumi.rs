@@ -1,11 +1,13 @@
-//! Pulumi Cloud, as far as a reader of audit logs meets it: the two lists, the caller's own account, an org's metadata and the
-//! catalog of event types.
+//! Pulumi Cloud, as far as a reader of audit logs meets it: the two lists, the caller's own account, an org's metadata, the catalog
+//! of event types, token exchange ([`oauth`]) and ESC environments ([`esc`]).
 //!
-//! It decides in plain code ([`Pulumi::answer`]) and can be asked without a network. It does not do exports, nor token exchange.
+//! It decides in plain code ([`Pulumi::answer`]) and can be asked without a network. It does not do exports.
 
 pub mod behaviour;
+mod esc;
 pub mod events;
 mod list;
+pub mod oauth;
 pub mod store;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use super::verdict::{Cut, RetryAfter, Verdict, html, respond, with_header};
 use behaviour::{BadGzip, Behaviour, DateHeader, Fault, Gzip};
 use events::{Event, Person};
 use list::{Asked, Refusal};
+use oauth::{Exchange, Issuer};
 use store::{Log, Shown, TruthEvent};
 
 /// The answer to a call without, or with a wrong, token.
@@ -55,6 +58,13 @@ struct Org {
     /// Calls about the caller and the org itself, as opposed to its list, meet these.
     side_faults: Script<(), Fault>,
     entitled: bool,
+    issuers: Vec<Issuer>,
+    exchanges: Vec<Exchange>,
+    /// Token exchanges, and requests about environments, meet these.
+    exchange_faults: Script<(), Fault>,
+    environment_faults: Script<(), Fault>,
+    /// By project and name.
+    environments: BTreeMap<String, esc::Environment>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +73,8 @@ struct Token {
     valid: bool,
     until: Option<i64>,
     may_read: bool,
+    /// Whether its role may open environments.
+    may_open: bool,
     owner: Owner,
 }
 
@@ -101,6 +113,11 @@ impl Pulumi {
                 faults: Script::default(),
                 side_faults: Script::default(),
                 entitled: true,
+                issuers: Vec::new(),
+                exchanges: Vec::new(),
+                exchange_faults: Script::default(),
+                environment_faults: Script::default(),
+                environments: BTreeMap::new(),
             },
         );
     }
@@ -132,17 +149,20 @@ impl Pulumi {
         let path: Vec<&str> = segments.iter().map(String::as_str).collect();
         let about = match path[..] {
             ["api", "orgs", org, ..] => org.to_owned(),
+            // Apart, so that requests for the log can be counted.
+            ["api", "esc", "environments", org, ..] => format!("{org}/environments"),
+            ["api", "oauth", "token"] => format!("{}/exchange", oauth::Asked::read(&head, &body).org()),
             _ => String::new(),
         };
         let mut entry = ledger::entry(now, &head, body.len(), &about);
-        let verdict = self.decide(&head, &path, now);
+        let verdict = self.decide(&head, &body, &path, now);
         entry.done = verdict.status().is_some_and(|status| status < 300);
         entry.status = verdict.status().filter(|_| verdict.cut.is_none());
         self.ledger.write(entry);
         verdict
     }
 
-    fn decide(&self, head: &http::request::Parts, path: &[&str], now: i64) -> Verdict {
+    fn decide(&self, head: &http::request::Parts, body: &[u8], path: &[&str], now: i64) -> Verdict {
         let pairs = query::pairs(head.uri.query().unwrap_or_default());
         let credential = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = credential.and_then(|value| value.strip_prefix("token "));
@@ -181,6 +201,48 @@ impl Pulumi {
                     Verdict::answer(dated(response, &DateHeader::Present, now))
                 }
                 Some(org) => org.answer(name, rest, &pairs, token, asks_gzip, now, chance),
+            },
+            ["api", "oauth", "token"] if head.method == http::Method::POST => {
+                let asked = oauth::Asked::read(head, body);
+                let name = asked.org();
+                let Some(org) = orgs.get_mut(&name) else {
+                    let response = oauth::refusal(("invalid_grant", "unknown organization"));
+                    return Verdict::answer(dated(response, &DateHeader::Present, now));
+                };
+                let fault = org.exchange_faults.strike(|(), _| true);
+                // What is to be lost on the way back has happened; every other fault is instead of the exchange.
+                let happens =
+                    fault.as_ref().is_none_or(|fault| matches!(fault, Fault::Lost(_) | Fault::Late(_)));
+                let response = match happens {
+                    false => problem(500, "never sent"),
+                    true => match org.exchange(&asked, now, chance) {
+                        Err(refusal) => oauth::refusal(refusal),
+                        Ok((response, token)) => {
+                            org.tokens.push(token.clone());
+                            if matches!(token.owner, Owner::Person(_)) {
+                                let others = orgs.iter_mut().filter(|(other, _)| **other != name);
+                                others.for_each(|(_, org)| org.tokens.push(token.clone()));
+                            }
+                            response
+                        }
+                    },
+                };
+                let org = orgs.get_mut(&name).expect("it was there");
+                org.travel(&name, fault, response, asks_gzip, now)
+            }
+            ["api", "esc", "environments", name, rest @ ..] => match orgs.get_mut(*name) {
+                None => Verdict::answer(dated(problem(404, "not found"), &DateHeader::Present, now)),
+                Some(org) => {
+                    let fault = org.environment_faults.strike(|(), _| true);
+                    let may_open = org.knows(token, now).map(|token| token.may_open);
+                    let response = match &fault {
+                        Some(fault) if !matches!(fault, Fault::Lost(_) | Fault::Late(_)) => {
+                            problem(500, "never sent")
+                        }
+                        _ => org.environment(is_get, rest, &pairs, may_open, now, chance),
+                    };
+                    org.travel(name, fault, response, asks_gzip, now)
+                }
             },
             _ => Verdict::answer(dated(problem(404, "not found"), &DateHeader::Present, now)),
         }
@@ -234,10 +296,24 @@ impl OrgHandle<'_> {
         self
     }
 
+    /// Token exchanges meet this fault.
+    pub fn exchange_fault(&self, fault: Fault, times: Times) -> &Self {
+        self.with(|org| org.exchange_faults.push((), fault, times));
+        self
+    }
+
+    /// Requests about ESC environments meet this fault.
+    pub fn environment_fault(&self, fault: Fault, times: Times) -> &Self {
+        self.with(|org| org.environment_faults.push((), fault, times));
+        self
+    }
+
     pub fn clear_faults(&self) -> &Self {
         self.with(|org| {
             org.faults.clear(|()| true);
             org.side_faults.clear(|()| true);
+            org.exchange_faults.clear(|()| true);
+            org.environment_faults.clear(|()| true);
         });
         self
     }
@@ -284,6 +360,64 @@ impl OrgHandle<'_> {
     /// Whether the role behind a token may read audit logs.
     pub fn allow(&self, value: &str, may_read: bool) -> &Self {
         self.each_token(value, |token| token.may_read = may_read)
+    }
+
+    /// Whether the role behind a token may open environments.
+    pub fn allow_open(&self, value: &str, may_open: bool) -> &Self {
+        self.each_token(value, |token| token.may_open = may_open)
+    }
+
+    /// Registers an issuer with its policy, in place of the one there was for the same subject.
+    pub fn trust(&self, issuer: Issuer) -> &Self {
+        self.with(|org| {
+            org.issuers.retain(|known| known.subject != issuer.subject);
+            org.issuers.push(issuer);
+        });
+        self
+    }
+
+    /// The org trusts nobody any more.
+    pub fn distrust(&self) -> &Self {
+        self.with(|org| org.issuers.clear());
+        self
+    }
+
+    /// A token of the issuer that is trusted with this subject, good for so many seconds.
+    pub fn issue(&self, subject: &str, seconds: i64) -> String {
+        let until = self.pulumi.clock.now() + seconds;
+        let mut state = self.pulumi.state();
+        let State { orgs, chance } = &mut *state;
+        let org = orgs.get_mut(&self.name).expect("the org exists");
+        let issuer = org.issuers.iter_mut().find(|issuer| issuer.subject == subject);
+        issuer.expect("the org trusts an issuer with this subject").issue(chance, &self.name, subject, until)
+    }
+
+    /// Every exchange that succeeded, the first one first.
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        self.with(|org| org.exchanges.clone())
+    }
+
+    /// Writes an environment, `project/name`, over what there was.
+    pub fn write_environment(&self, name: &str, values: Value) -> &Self {
+        self.with(|org| org.environments.entry(name.to_owned()).or_default().write(values));
+        self
+    }
+
+    /// Opening the environment ends with this complaint, or no longer with any.
+    pub fn spoil_environment(&self, name: &str, diagnostic: Option<&str>) -> &Self {
+        self.with(|org| org.environments.entry(name.to_owned()).or_default().complain(diagnostic));
+        self
+    }
+
+    /// Every session of the environment ends now.
+    pub fn end_sessions(&self, name: &str) -> &Self {
+        self.with(|org| org.environments.entry(name.to_owned()).or_default().end_sessions());
+        self
+    }
+
+    /// How often the environment was opened, and how often read.
+    pub fn openings(&self, name: &str) -> (usize, usize) {
+        self.with(|org| org.environments.get(name).map_or((0, 0), |found| (found.opened, found.read)))
     }
 
     fn each_token(&self, value: &str, change: impl Fn(&mut Token)) -> &Self {
@@ -512,6 +646,7 @@ fn new_token(chance: &mut Chance) -> Token {
         valid: true,
         until: None,
         may_read: true,
+        may_open: true,
         owner: Owner::default(),
     }
 }

@@ -30,6 +30,8 @@ pub struct OrgSetup {
     pub https: bool,
     /// A second token is configured too.
     pub next_token: bool,
+    /// In place of the stored token: what `oidc` says.
+    pub oidc: Option<String>,
     /// In place of the client secret.
     pub identity: Option<String>,
     /// In place of the world's own addresses: of the ingestion, of Entra ID, of S3.
@@ -56,6 +58,7 @@ impl OrgSetup {
             columns: None,
             https: false,
             next_token: false,
+            oidc: None,
             identity: None,
             azure_url: None,
             authority: None,
@@ -64,6 +67,12 @@ impl OrgSetup {
             more_sentinel: String::new(),
             more_s3: String::new(),
         }
+    }
+
+    /// Read with tokens that are exchanged; the value of `oidc`.
+    pub fn with_oidc(mut self, oidc: &str) -> Self {
+        self.oidc = Some(oidc.to_owned());
+        self
     }
 
     pub fn with_sentinel(mut self) -> Self {
@@ -172,12 +181,17 @@ pub fn write_config(world: &World, orgs: &[OrgSetup], more: &str) -> PathBuf {
 pub fn write_org(world: &World, setup: &OrgSetup) {
     let paths = &world.paths;
     let id = &setup.id;
-    let token = paths.write_secret(&format!("{id}-token"), &world.pulumi().org(&setup.org).token());
     let mut text = format!("org = {:?}\n", setup.org);
     if let Some(start) = &setup.start {
         writeln!(text, "start = {start:?}").expect("memory takes it");
     }
-    writeln!(text, "\n[source]\ntoken = {{ file = {token:?} }}").expect("memory takes it");
+    match &setup.oidc {
+        Some(oidc) => writeln!(text, "\n[source]\noidc = {oidc}").expect("memory takes it"),
+        None => {
+            let token = paths.write_secret(&format!("{id}-token"), &world.pulumi().org(&setup.org).token());
+            writeln!(text, "\n[source]\ntoken = {{ file = {token:?} }}").expect("memory takes it");
+        }
+    }
     if setup.next_token {
         writeln!(text, "next_token = {{ file = {:?} }}", paths.secret(&format!("{id}-token-next")))
             .expect("memory takes it");

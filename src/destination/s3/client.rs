@@ -30,8 +30,9 @@ use crate::clock::Clock;
 use crate::config::settings::{S3Checksums, S3Credentials, S3Key, S3Role, S3Settings};
 use crate::http::{Clients, Route};
 use crate::problem::{PauseReason, Problem};
+use crate::pulumi::environment::Environments;
 use crate::rotation::{Choice, Places, Refusal, Rotation, Slot, Standing, present};
-use crate::secret::{Fingerprint, Secret, SecretError};
+use crate::secret::{Fingerprint, Freshness, Secret, SecretError};
 
 /// The region a request is signed for where the store has none of its own.
 const REGION_OF_OTHER_STORES: &str = "us-east-1";
@@ -70,6 +71,7 @@ pub struct Connections(Arc<Shared>);
 struct Shared {
     deadlines: Deadlines,
     clients: Arc<Clients>,
+    environments: Environments,
     http: Mutex<HashMap<Route, SharedHttpClient>>,
     /// No more than there are differing settings.
     stores: Mutex<HashMap<Access, Arc<tokio::sync::Mutex<Reached>>>>,
@@ -79,7 +81,7 @@ struct Shared {
 struct Reached {
     connected: Option<Connected>,
     /// Where fixed keys are configured.
-    keys: Option<Rotation<Keys>>,
+    keys: Option<Rotation<KeyPlaces>>,
     /// The key that `connected` was made with.
     choice: Option<Choice<Key>>,
     made: u64,
@@ -99,6 +101,12 @@ struct Key {
     secret: Secret,
 }
 
+impl Key {
+    fn new(configured: &S3Key, secret: Secret) -> Key {
+        Key { access_key_id: configured.access_key_id.clone(), secret }
+    }
+}
+
 impl Keys {
     fn of(settings: &S3Settings) -> Option<Keys> {
         match &settings.credentials {
@@ -108,31 +116,43 @@ impl Keys {
     }
 }
 
-impl Places for Keys {
+struct KeyPlaces {
+    keys: Keys,
+    /// Where secrets are read that are not on this machine.
+    environments: Environments,
+}
+
+impl KeyPlaces {
+    fn at(&self, slot: Slot) -> Option<&S3Key> {
+        match slot {
+            Slot::First => Some(&self.keys.first),
+            Slot::Next => self.keys.next.as_ref(),
+        }
+    }
+}
+
+impl Places for KeyPlaces {
     type Value = Key;
 
     fn keys(&self) -> [&'static str; 2] {
         ["access_key_id", "next_access_key_id"]
     }
 
-    fn read(&self, slot: Slot) -> Option<Result<Key, SecretError>> {
-        let key = match slot {
-            Slot::First => &self.first,
-            Slot::Next => self.next.as_ref()?,
-        };
-        let secret = key.secret_access_key.read();
-        Some(secret.map(|secret| Key { access_key_id: key.access_key_id.clone(), secret }))
+    fn seen(&self, slot: Slot) -> Option<Result<Key, SecretError>> {
+        let key = self.at(slot)?;
+        Some(self.environments.seen(&key.secret_access_key).map(|secret| Key::new(key, secret)))
+    }
+
+    async fn read(&self, slot: Slot, freshness: Freshness) -> Option<Result<Key, SecretError>> {
+        let key = self.at(slot)?;
+        let secret = self.environments.read(&key.secret_access_key, freshness).await;
+        Some(secret.map(|secret| Key::new(key, secret)))
     }
 
     fn fingerprint(key: &Key) -> Fingerprint {
         let id = Secret::new(key.access_key_id.clone());
         Fingerprint::of_all([id.fingerprint(), key.secret.fingerprint()])
     }
-}
-
-/// The configured keys as they stand now, as one.
-pub(super) fn present_keys(settings: &S3Settings) -> Option<Fingerprint> {
-    present(&Keys::of(settings)?)
 }
 
 /// All of [`S3Settings`] that decides how a store is reached.
@@ -201,8 +221,15 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    pub fn new(clients: Arc<Clients>) -> Connections {
-        Connections(Arc::new(Shared { clients, ..Shared::default() }))
+    pub fn new(clients: Arc<Clients>, environments: Environments) -> Connections {
+        Connections(Arc::new(Shared { clients, environments, ..Shared::default() }))
+    }
+
+    /// The same over real connections, for commands that share nothing.
+    pub fn connected() -> Connections {
+        let clients = Arc::new(Clients::default());
+        let environments = Environments::connected(&clients);
+        Connections::new(clients, environments)
     }
 
     /// With less patience.
@@ -222,7 +249,7 @@ impl Connections {
     fn reached(&self, settings: &S3Settings) -> Arc<tokio::sync::Mutex<Reached>> {
         let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
-            let keys = Keys::of(settings).map(Rotation::new);
+            let keys = self.places(settings).map(Rotation::new);
             Arc::new(tokio::sync::Mutex::new(Reached { connected: None, keys, choice: None, made: 0 }))
         };
         stores.entry(Access::of(settings)).or_insert_with(new).clone()
@@ -299,7 +326,7 @@ impl Connections {
         }
         let current = reached.connected.as_ref().map(Connected::made);
         let why = refused.filter(|(made, _)| Some(*made) == current).map(|(_, why)| why);
-        let chosen = reached.choose(settings, why, clock, seen).await;
+        let chosen = reached.choose(why, clock, seen).await;
         reached.say(standing);
         let key = chosen?;
         let client = connect(settings, self, key.as_ref()).await?;
@@ -307,6 +334,15 @@ impl Connections {
         let connected = Connected { client, secret: *seen, made: reached.made, stale: false, proven: false };
         reached.connected = Some(connected.clone());
         Ok(connected)
+    }
+
+    /// The configured keys as far as they are known without asking anybody, as one.
+    pub(super) fn present_keys(&self, settings: &S3Settings) -> Option<Fingerprint> {
+        present(&self.places(settings)?)
+    }
+
+    fn places(&self, settings: &S3Settings) -> Option<KeyPlaces> {
+        Some(KeyPlaces { keys: Keys::of(settings)?, environments: self.0.environments.clone() })
     }
 
     /// The client for a route.
@@ -338,28 +374,42 @@ pub(super) enum SecretSeen {
     Value(Fingerprint),
 }
 
+impl SecretSeen {
+    fn of(present: Option<Fingerprint>) -> SecretSeen {
+        present.map_or(SecretSeen::Unreadable, SecretSeen::Value)
+    }
+}
+
 impl Reached {
     /// The key to reach it with, where keys are configured. `refused`: why the one in use was.
     async fn choose(
         &mut self,
-        settings: &S3Settings,
         refused: Option<&str>,
         clock: &Clock,
         seen: &mut SecretSeen,
     ) -> Result<Option<Key>, Refused> {
         let Some(keys) = &mut self.keys else { return Ok(None) };
-        *seen = present_keys(settings).map_or(SecretSeen::Unreadable, SecretSeen::Value);
+        *seen = SecretSeen::of(present(keys.places()));
         let other = match (self.choice.take(), refused) {
-            (Some(choice), Some(why)) => keys.refused(choice, Refusal::Unknown, why),
+            (Some(choice), Some(why)) => keys.refused(choice, Refusal::Unknown, why).await,
             _ => None,
         };
         let choice = match other {
-            Some(other) => other,
-            None => keys.choose(clock.now()).await.map_err(|error| Refused {
-                meaning: Meaning::CredentialsMissing,
-                cause: error.to_string(),
-            })?,
+            Some(other) => Ok(other),
+            None => keys.choose(clock.now()).await,
         };
+        // One that is not on this machine may just have been read, for the first time or again.
+        if *seen == SecretSeen::Unreadable || refused.is_some() {
+            *seen = SecretSeen::of(present(keys.places()));
+        }
+        let choice = choice.map_err(|error| Refused {
+            meaning: match &error {
+                SecretError::Unavailable { wait: Some(wait), .. } => Meaning::Throttled(Some(*wait)),
+                SecretError::Unavailable { .. } => Meaning::Ambiguous,
+                _ => Meaning::CredentialsMissing,
+            },
+            cause: error.to_string(),
+        })?;
         let key = choice.value().clone();
         self.choice = Some(choice);
         Ok(Some(key))

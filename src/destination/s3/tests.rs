@@ -489,6 +489,74 @@ async fn refused_credentials_wait_for_a_new_secret() {
     assert!(!archive.secret_changed().await);
 }
 
+/// An ESC environment with one secret in it, which counts how often it is opened.
+#[derive(Default)]
+struct Esc(Mutex<u32>);
+
+#[async_trait::async_trait]
+impl crate::http::Transport for Esc {
+    async fn send(
+        &self,
+        request: crate::http::Request,
+    ) -> Result<crate::http::Response, crate::http::Failure> {
+        let body = if request.method == Method::POST {
+            *self.0.lock().unwrap() += 1;
+            r#"{"id":"session"}"#
+        } else {
+            r#"{"properties":{"aws":{"value":{"key":{"value":"secret"}}}}}"#
+        };
+        Ok(crate::http::Response { status: 200, headers: HeaderMap::new(), body: body.into() })
+    }
+}
+
+#[tokio::test]
+async fn a_refused_secret_of_an_environment_is_read_again_for_the_next_client_but_not_for_every_one() {
+    use crate::config::settings::{SourceAccess, SourceCredentials};
+    use crate::pulumi::environment::{Environments, RENEWAL_PAUSE, parse_place};
+    use crate::pulumi::exchange::Exchanges;
+    use crate::secret::EscPlace;
+
+    let fake = Fake::start().await;
+    let mut settings = fake.settings();
+    let S3Credentials::Static { key: S3Key { secret_access_key, .. }, .. } = &mut settings.credentials else {
+        panic!()
+    };
+    let (environment, path) = parse_place("acme/infra/siem#aws.key").unwrap();
+    let access = SourceAccess {
+        api_url: "https://api.example".into(),
+        route: Route::default(),
+        // Any secret there is.
+        credentials: SourceCredentials::Stored { token: secret_access_key.clone(), next_token: None },
+    };
+    secret_access_key.place = SecretPlace::Esc(Arc::new(EscPlace { environment, path, access }));
+    let esc = Arc::<Esc>::default();
+    let line = Arc::clone(&esc) as Arc<dyn crate::http::Transport>;
+    let environments =
+        Environments::new(Arc::new(move |_| Ok(Arc::clone(&line))), Exchanges::default(), Clock::system());
+    let connections = Connections::new(Arc::default(), environments);
+    let mut archive = destination(&settings, &org(), &connections, &Clock::system()).unwrap();
+    let opened = || *esc.0.lock().unwrap();
+
+    durable(archive.deliver(&chunk(0, "one", 1), &Alone).await);
+    assert_eq!(opened(), 1);
+    fake.says(refusal(403, "SignatureDoesNotMatch"));
+    durable(archive.deliver(&chunk(1, "one", 1), &Alone).await);
+    assert_eq!(opened(), 1, "it was opened just before");
+    assert!(!archive.secret_changed().await);
+
+    tokio::time::pause();
+    tokio::time::advance(RENEWAL_PAUSE).await;
+    tokio::time::resume();
+    fake.says(refusal(403, "SignatureDoesNotMatch"));
+    fake.says(refusal(403, "SignatureDoesNotMatch"));
+    let problem = paused(archive.deliver(&chunk(2, "one", 1), &Alone).await);
+    assert_eq!(problem.reason, PauseReason::Credentials);
+    assert!(problem.remedy.contains("ESC environment acme/infra/siem#aws.key"), "{problem:?}");
+    assert_eq!(opened(), 2);
+    durable(archive.deliver(&chunk(2, "one", 1), &Alone).await);
+    assert_eq!(opened(), 2);
+}
+
 #[tokio::test]
 async fn a_secret_that_is_not_there_is_noticed_when_it_comes() {
     let fake = Fake::start().await;

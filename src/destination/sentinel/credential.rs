@@ -31,6 +31,7 @@ use crate::config::settings::{AzureIdentity, SentinelSettings};
 use crate::destination::Answer;
 use crate::http::{Route, Transport};
 use crate::problem::{PauseReason, Problem};
+use crate::pulumi::environment::Environments;
 use crate::rotation::Standing;
 use crate::secret::{Fingerprint, Secret};
 
@@ -128,9 +129,14 @@ struct State {
 }
 
 impl Credential {
-    pub fn new(settings: &SentinelSettings, transport: Arc<dyn Transport>, clock: Clock) -> Arc<Credential> {
+    pub fn new(
+        settings: &SentinelSettings,
+        transport: Arc<dyn Transport>,
+        environments: Environments,
+        clock: Clock,
+    ) -> Arc<Credential> {
         let credential = Credential {
-            identity: Identity::new(settings, transport, clock),
+            identity: Identity::new(settings, transport, environments, clock),
             state: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         };
@@ -270,6 +276,7 @@ impl Credentials {
         &self,
         settings: &SentinelSettings,
         transport: Arc<dyn Transport>,
+        environments: &Environments,
         clock: &Clock,
     ) -> Arc<Credential> {
         let SentinelSettings { authority, scope, identity, route, .. } = settings;
@@ -281,7 +288,7 @@ impl Credentials {
         {
             return credential;
         }
-        let credential = Credential::new(settings, transport, clock.clone());
+        let credential = Credential::new(settings, transport, environments.clone(), clock.clone());
         known.push((key, Arc::downgrade(&credential)));
         credential
     }
@@ -328,8 +335,12 @@ mod tests {
         let secret = secret_file("canary-secret");
         let service = Arc::<Service>::default();
         let transport = Arc::clone(&service) as Arc<dyn Transport>;
-        let credential =
-            Credential::new(&settings(secret.path()), transport, Clock::simulated(Second(1_795_256_100)));
+        let credential = Credential::new(
+            &settings(secret.path()),
+            transport,
+            Environments::default(),
+            Clock::simulated(Second(1_795_256_100)),
+        );
         Bench { service, credential, secret }
     }
 
@@ -373,7 +384,10 @@ mod tests {
         let settings =
             SentinelSettings { authority: "http://127.0.0.1:8080".into(), ..settings(secret.path()) };
         let transport = Arc::clone(&service) as Arc<dyn Transport>;
-        Credential::new(&settings, transport, Clock::simulated(Second(0))).token().await.unwrap();
+        Credential::new(&settings, transport, Environments::default(), Clock::simulated(Second(0)))
+            .token()
+            .await
+            .unwrap();
         assert_eq!(service.bodies.lock().unwrap()[0].0, "http://127.0.0.1:8080/tenant-1/oauth2/v2.0/token");
     }
 
@@ -412,7 +426,12 @@ mod tests {
         let identity = AzureIdentity::ManagedIdentity { host: ManagedHost::Machine, id };
         let settings = SentinelSettings { identity, ..settings(secret.path()) };
         let transport = Arc::clone(&service) as Arc<dyn Transport>;
-        let credential = Credential::new(&settings, transport, Clock::simulated(Second(1_795_256_100)));
+        let credential = Credential::new(
+            &settings,
+            transport,
+            Environments::default(),
+            Clock::simulated(Second(1_795_256_100)),
+        );
         let token = async || credential.token().await.map(|token| token.secret().expose().to_owned());
         assert_eq!(token().await.unwrap(), "token-1");
         *service.down.lock().unwrap() = true;
@@ -555,7 +574,12 @@ mod tests {
             let AzureIdentity::ClientSecret { next_secret, .. } = &mut settings.identity else { panic!() };
             *next_secret = Some(SecretSource { place, group_may_read: false });
             let transport = Arc::clone(&service) as Arc<dyn Transport>;
-            let credential = Credential::new(&settings, transport, Clock::simulated(Second(1_795_256_100)));
+            let credential = Credential::new(
+                &settings,
+                transport,
+                Environments::default(),
+                Clock::simulated(Second(1_795_256_100)),
+            );
             let slot = || credential.standing().unwrap().in_use.map(|in_use| in_use.key);
             service.script.lock().unwrap().push_back(refusal(code));
             let token = credential.token().await.unwrap();
@@ -603,7 +627,8 @@ mod tests {
             };
             let settings = SentinelSettings { identity, ..settings(first.path()) };
             let transport = Arc::<Service>::default() as Arc<dyn Transport>;
-            let credential = Credential::new(&settings, transport, Clock::simulated(NOW));
+            let credential =
+                Credential::new(&settings, transport, Environments::default(), Clock::simulated(NOW));
             let slot = || credential.standing().unwrap().in_use.map(|in_use| in_use.key);
             credential.reject(&credential.token().await.unwrap());
             assert_eq!(slot(), Some("certificate"));
@@ -622,7 +647,12 @@ mod tests {
             let AzureIdentity::ClientSecret { next_secret, .. } = &mut settings.identity else { panic!() };
             *next_secret = Some(SecretSource { place, group_may_read: false });
             let transport = Arc::clone(&service) as Arc<dyn Transport>;
-            let credential = Credential::new(&settings, transport, Clock::simulated(Second(1_795_256_100)));
+            let credential = Credential::new(
+                &settings,
+                transport,
+                Environments::default(),
+                Clock::simulated(Second(1_795_256_100)),
+            );
             service.script.lock().unwrap().push_back(refusal(code));
             assert!(matches!(credential.token().await, Err(NoToken::Refused(_))));
             assert_eq!(*service.asked.lock().unwrap(), 1);
@@ -656,7 +686,12 @@ mod tests {
         let credentials = Credentials::default();
         let clock = Clock::simulated(Second(0));
         let get = |settings: &SentinelSettings| {
-            credentials.get(settings, Arc::<Service>::default() as Arc<dyn Transport>, &clock)
+            credentials.get(
+                settings,
+                Arc::<Service>::default() as Arc<dyn Transport>,
+                &Environments::default(),
+                &clock,
+            )
         };
         let one = settings(secret.path());
         let same = SentinelSettings { stream: "Custom-other".into(), ..one.clone() };
@@ -677,7 +712,12 @@ mod tests {
         service.script.lock().unwrap().extend(replies);
         let settings = SentinelSettings { identity, ..settings(secret.path()) };
         let transport = Arc::clone(&service) as Arc<dyn Transport>;
-        let credential = Credential::new(&settings, transport, Clock::simulated(Second(1_795_256_100)));
+        let credential = Credential::new(
+            &settings,
+            transport,
+            Environments::default(),
+            Clock::simulated(Second(1_795_256_100)),
+        );
         let token = credential.token().await.map(|token| token.secret().expose().to_owned());
         (credential, service, token)
     }
@@ -771,5 +811,84 @@ mod tests {
         let now = Instant::now();
         let token = Token { secret: Secret::new("canary".into()), expires: now, refresh: now };
         assert!(!format!("{token:?}").contains("canary"));
+    }
+
+    /// An ESC environment with one secret in it.
+    #[derive(Default)]
+    struct Esc {
+        value: Mutex<String>,
+        opened: Mutex<u32>,
+    }
+
+    #[async_trait::async_trait]
+    impl Transport for Esc {
+        async fn send(&self, request: crate::http::Request) -> Result<crate::http::Response, Failure> {
+            let body = if request.method == http::Method::POST {
+                *self.opened.lock().unwrap() += 1;
+                r#"{"id":"session"}"#.to_owned()
+            } else {
+                format!(r#"{{"properties":{{"azure":{{"value":"{}"}}}}}}"#, self.value.lock().unwrap())
+            };
+            Ok(crate::http::Response { status: 200, headers: http::HeaderMap::new(), body: body.into() })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_secret_of_an_environment_is_read_again_and_shown_where_it_has_become_another() {
+        use std::os::unix::fs::PermissionsExt;
+
+        use crate::config::settings::{SourceAccess, SourceCredentials};
+        use crate::pulumi::environment::parse_place;
+        use crate::pulumi::exchange::Exchanges;
+        use crate::secret::{EscPlace, Place, SecretSource};
+
+        let token = secret_file("pulumi-token");
+        std::fs::set_permissions(token.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let (environment, path) = parse_place("acme/infra/siem#azure").unwrap();
+        let access = SourceAccess {
+            api_url: "https://api.example".into(),
+            route: Route::default(),
+            credentials: SourceCredentials::Stored {
+                token: SecretSource { place: Place::File(token.path().to_owned()), group_may_read: false },
+                next_token: None,
+            },
+        };
+        let place = Place::Esc(Arc::new(EscPlace { environment, path, access }));
+        let identity = AzureIdentity::ClientSecret {
+            tenant_id: "tenant-1".into(),
+            client_id: "client-1".into(),
+            secret: SecretSource { place, group_may_read: false },
+            next_secret: None,
+        };
+        let esc = Arc::new(Esc { value: Mutex::new("canary-1".into()), ..Esc::default() });
+        let line = Arc::clone(&esc) as Arc<dyn Transport>;
+        let clock = Clock::simulated(Second(1_795_256_100));
+        let environments =
+            Environments::new(Arc::new(move |_| Ok(Arc::clone(&line))), Exchanges::default(), clock.clone());
+        let service = Arc::<Service>::default();
+        let transport = Arc::clone(&service) as Arc<dyn Transport>;
+        let settings = SentinelSettings { identity, ..settings(token.path()) };
+        let credential = Credential::new(&settings, transport, environments, clock);
+        let refusal = || {
+            let body = r#"{"error":"invalid_client","error_codes":[7000215]}"#;
+            service.script.lock().unwrap().push_back(Ok((401, body.into())));
+        };
+        let shown = |try_number: usize| service.bodies.lock().unwrap()[try_number].1.contains("canary-2");
+
+        let first = credential.token().await.unwrap();
+        pass(400).await;
+        *esc.value.lock().unwrap() = "canary-2".into();
+        credential.reject(&first);
+        refusal();
+        let second = credential.token().await.unwrap();
+        assert_eq!((shown(1), shown(2), *esc.opened.lock().unwrap()), (false, true, 2));
+        assert_eq!(credential.last_secret(), credential.present_secret());
+
+        credential.reject(&second);
+        refusal();
+        let NoToken::Refused(problem) = credential.token().await.unwrap_err() else { panic!() };
+        assert!(problem.remedy.contains("ESC environment acme/infra/siem#azure"), "{}", problem.remedy);
+        assert_eq!(*service.asked.lock().unwrap(), 4, "what was refused is not shown twice");
+        assert_eq!(*esc.opened.lock().unwrap(), 2, "it was opened just before");
     }
 }

@@ -17,6 +17,7 @@ use crate::config::settings::{AzureIdentity, Columns};
 use crate::event::{Event, EventKey, Identity, OrgId, Payload};
 use crate::http::{Failure, Request, Response, Route};
 use crate::metrics::Metrics;
+use crate::pulumi::environment::Environments;
 use crate::secret::{Place, SecretSource};
 use crate::trial::Outcome;
 
@@ -217,7 +218,12 @@ impl Bench {
         change(&mut settings);
         let (azure, entra) = (Arc::<Azure>::default(), Arc::<Entra>::default());
         let clock = Clock::simulated(AT);
-        let credential = Credential::new(&settings, Arc::clone(&entra) as Arc<dyn Transport>, clock.clone());
+        let credential = Credential::new(
+            &settings,
+            Arc::clone(&entra) as Arc<dyn Transport>,
+            Environments::default(),
+            clock.clone(),
+        );
         let metrics = Metrics::new("0", "none");
         let org = metrics.org(&OrgId::new("acme").unwrap(), &[DestinationName::Sentinel]);
         let sentinel = Sentinel::new(

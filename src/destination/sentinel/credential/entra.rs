@@ -35,8 +35,9 @@ use super::{Fetched, NoToken};
 use crate::clock::{Clock, Second};
 use crate::http::{Failure, Request, Response, Transport};
 use crate::problem::PauseReason;
+use crate::pulumi::environment::Environments;
 use crate::rotation::{Places, Refusal, Rotation, Slot, Standing, present};
-use crate::secret::{Fingerprint, Secret, SecretBytes, SecretError, SecretSource, read_projected};
+use crate::secret::{Fingerprint, Freshness, Secret, SecretBytes, SecretError, SecretSource, read_projected};
 
 /// For a whole exchange with the token service.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -67,6 +68,8 @@ pub(super) struct Proofs {
     pub(super) first: Proof,
     /// Of the same kind.
     pub(super) next: Option<Proof>,
+    /// Where those are read that are not on this machine.
+    pub(super) environments: Environments,
 }
 
 impl Places for Proofs {
@@ -83,8 +86,12 @@ impl Places for Proofs {
         }
     }
 
-    fn read(&self, slot: Slot) -> Option<Result<Arc<Shown>, SecretError>> {
-        self.at(slot).map(|proof| proof.read().map(Arc::new))
+    fn seen(&self, slot: Slot) -> Option<Result<Arc<Shown>, SecretError>> {
+        self.at(slot).map(|proof| proof.seen(&self.environments).map(Arc::new))
+    }
+
+    async fn read(&self, slot: Slot, freshness: Freshness) -> Option<Result<Arc<Shown>, SecretError>> {
+        Some(self.at(slot)?.read(&self.environments, freshness).await.map(Arc::new))
     }
 
     fn fingerprint(shown: &Arc<Shown>) -> Fingerprint {
@@ -133,12 +140,28 @@ pub(super) enum Shown {
 }
 
 impl Proof {
-    fn read(&self) -> Result<Shown, SecretError> {
+    async fn read(&self, environments: &Environments, freshness: Freshness) -> Result<Shown, SecretError> {
         match self {
-            Proof::Secret(secret) => secret.read().map(Shown::Secret),
+            Proof::Secret(secret) => environments.read(secret, freshness).await.map(Shown::Secret),
             Proof::Certificate { certificate, password } => {
-                let password = password.as_ref().map(SecretSource::read).transpose()?;
-                let bytes = Arc::new(certificate.read_bytes()?);
+                let password = match password {
+                    Some(password) => Some(environments.read(password, freshness).await?),
+                    None => None,
+                };
+                let bytes = Arc::new(environments.read_bytes(certificate, freshness).await?);
+                Ok(Shown::Certificate { bytes, password, end: OnceLock::new() })
+            }
+            Proof::Projected(path) => read_projected(path).map(Shown::Projected),
+        }
+    }
+
+    /// As it is known without asking anybody.
+    fn seen(&self, environments: &Environments) -> Result<Shown, SecretError> {
+        match self {
+            Proof::Secret(secret) => environments.seen(secret).map(Shown::Secret),
+            Proof::Certificate { certificate, password } => {
+                let password = password.as_ref().map(|password| environments.seen(password)).transpose()?;
+                let bytes = Arc::new(environments.seen_bytes(certificate)?);
                 Ok(Shown::Certificate { bytes, password, end: OnceLock::new() })
             }
             Proof::Projected(path) => read_projected(path).map(Shown::Projected),
@@ -218,16 +241,18 @@ impl App {
         let mut rotation = self.rotation.lock().await;
         let mut choice = match rotation.choose(self.clock.now()).await {
             Ok(choice) => choice,
-            Err(error) => {
-                return (None, Err(NoToken::refused(error.to_string(), self.put_proof(Slot::First))));
-            }
+            Err(error) => return (None, Err(self.no_proof(error))),
         };
+        // One that is not on this machine may just have been read for the first time.
+        let mut read = read.or_else(|| self.secret());
         loop {
             let Exchanged { fetched, refused } = self.exchange(choice.slot(), choice.value()).await;
             match &fetched {
                 Ok(_) => rotation.accepted(&choice),
                 Err(NoToken::Refused(problem)) if refused => {
-                    if let Some(other) = rotation.refused(choice, Refusal::Unknown, &problem.cause) {
+                    let other = rotation.refused(choice, Refusal::Unknown, &problem.cause).await;
+                    read = self.secret();
+                    if let Some(other) = other {
                         choice = other;
                         continue;
                     }
@@ -235,6 +260,15 @@ impl App {
                 Err(_) => {}
             }
             return (read, fetched);
+        }
+    }
+
+    fn no_proof(&self, error: SecretError) -> NoToken {
+        let cause = error.to_string();
+        match error {
+            SecretError::Unavailable { wait: wait @ Some(_), .. } => NoToken::Throttled { wait, cause },
+            SecretError::Unavailable { .. } => NoToken::Failed(cause),
+            _ => NoToken::refused(cause, self.put_proof(Slot::First)),
         }
     }
 
@@ -611,7 +645,7 @@ pub(crate) fn property(bytes: &[u8]) {
     let response = crate::hostile::given::response(bytes, "retry-after");
     let place = crate::secret::Place::Env("ABSENT".into());
     let first = Proof::Secret(SecretSource { place, group_may_read: false });
-    let proofs = Proofs { first, next: None };
+    let proofs = Proofs { first, next: None, environments: Environments::default() };
     let app = App {
         authority: "https://login.example".into(),
         tenant_id: "11111111-1111-1111-1111-111111111111".into(),

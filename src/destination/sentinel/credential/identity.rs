@@ -13,6 +13,7 @@ use super::{Fetched, NoToken};
 use crate::clock::Clock;
 use crate::config::settings::{AzureIdentity, ManagedHost, ManagedId, SentinelSettings};
 use crate::http::Transport;
+use crate::pulumi::environment::Environments;
 use crate::rotation::{Rotation, Standing};
 use crate::secret::Fingerprint;
 
@@ -24,15 +25,20 @@ pub(super) enum Identity {
 }
 
 impl Identity {
-    pub(super) fn new(settings: &SentinelSettings, transport: Arc<dyn Transport>, clock: Clock) -> Identity {
-        Identity::of(&settings.identity, &Around { settings, transport, clock })
+    pub(super) fn new(
+        settings: &SentinelSettings,
+        transport: Arc<dyn Transport>,
+        environments: Environments,
+        clock: Clock,
+    ) -> Identity {
+        Identity::of(&settings.identity, &Around { settings, transport, environments, clock })
     }
 
     fn of(identity: &AzureIdentity, around: &Around<'_>) -> Identity {
         match identity.clone() {
             AzureIdentity::ClientSecret { tenant_id, client_id, secret, next_secret } => {
-                let proofs = Proofs { first: Proof::Secret(secret), next: next_secret.map(Proof::Secret) };
-                Identity::App(Box::new(around.app(tenant_id, client_id, proofs)))
+                let (first, next) = (Proof::Secret(secret), next_secret.map(Proof::Secret));
+                Identity::App(Box::new(around.app(tenant_id, client_id, first, next)))
             }
             AzureIdentity::ClientCertificate { tenant_id, client_id, certificate, password, next } => {
                 let first = Proof::Certificate { certificate, password };
@@ -40,7 +46,7 @@ impl Identity {
                     certificate: next.certificate,
                     password: next.password,
                 });
-                Identity::App(Box::new(around.app(tenant_id, client_id, Proofs { first, next })))
+                Identity::App(Box::new(around.app(tenant_id, client_id, first, next)))
             }
             AzureIdentity::WorkloadIdentity { tenant_id, client_id, token_file } => {
                 Identity::App(Box::new(around.workload(tenant_id, client_id, token_file)))
@@ -112,11 +118,13 @@ impl Identity {
 struct Around<'a> {
     settings: &'a SentinelSettings,
     transport: Arc<dyn Transport>,
+    environments: Environments,
     clock: Clock,
 }
 
 impl Around<'_> {
-    fn app(&self, tenant_id: String, client_id: String, proofs: Proofs) -> App {
+    fn app(&self, tenant_id: String, client_id: String, first: Proof, next: Option<Proof>) -> App {
+        let proofs = Proofs { first, next, environments: self.environments.clone() };
         App {
             authority: self.settings.authority.clone(),
             tenant_id,
@@ -130,8 +138,7 @@ impl Around<'_> {
     }
 
     fn workload(&self, tenant_id: String, client_id: String, token_file: PathBuf) -> App {
-        let proofs = Proofs { first: Proof::Projected(token_file), next: None };
-        self.app(tenant_id, client_id, proofs)
+        self.app(tenant_id, client_id, Proof::Projected(token_file), None)
     }
 
     fn managed(&self, host: ManagedHost, id: ManagedId) -> Managed {
