@@ -15,6 +15,7 @@ use std::slice::from_ref;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::json;
 
 use crate::delivery::binary;
 use crate::forwarder::{complete, err, out, party, paused, recent};
@@ -23,6 +24,7 @@ use crate::world::certificates::{ClientCertificate, Leaf};
 use crate::world::daemon::{Daemon, until};
 use crate::world::pulumi::behaviour::{BadGzip, DateHeader, Fault};
 use crate::world::pulumi::events::{Generator, dreadful};
+use crate::world::pulumi::oauth::Issuer;
 use crate::world::s3::proxy::{self, Scope};
 use crate::world::s3::seaweed::{NEXT_ACCESS_KEY, NEXT_SECRET_KEY, SECRET_KEY};
 use crate::world::script::Times;
@@ -61,11 +63,16 @@ const KEYS: [(&str, For); 16] = [
     (IN_A_VARIABLE, &[Place::Pulumi, Place::Environment]),
 ];
 
+const SUBJECT_TOKEN: &str = "a platform's token that is exchanged";
+const IN_AN_ENVIRONMENT: &str = "a value of an environment";
 const IN_A_VARIABLE: &str = "source.next_token in a variable";
 
 /// What platforms and services give, and what is made of the keys above. What else is exchanged for a secret or opened with one has its
-/// line here: a platform's token that is shown to Pulumi, the token that Pulumi gives for it, the values of an environment that is opened.
-const GIVEN: [(&str, For); 6] = [
+/// line here.
+const GIVEN: [(&str, For); 9] = [
+    (SUBJECT_TOKEN, &[Place::Pulumi]),
+    ("an access token in exchange", &[Place::Pulumi]),
+    (IN_AN_ENVIRONMENT, &[Place::Entra]),
     ("an access token of Entra's", &[Place::Azure]),
     ("an access token of the Azure CLI's", &[Place::Azure]),
     ("the signature of an assertion", &[Place::Entra]),
@@ -112,8 +119,12 @@ const MUTUAL: &str = "mutual";
 const CLI: &str = "cli";
 const STRANGE: &str = "strange";
 const SLOW: &str = "slow";
+const KEYLESS: &str = "keyless";
 
 const SIGNING_CLIENT_ID: &str = "33333333-3333-3333-3333-333333333333";
+const KEYLESS_CLIENT_ID: &str = "44444444-4444-4444-4444-444444444444";
+const SUBJECT: &str = "system:serviceaccount:audit:forwarder";
+const SIEM: &str = "infra/siem";
 const USER: &str = "witness-forwarder";
 const REFUSED: &str = "the configuration is refused";
 
@@ -160,7 +171,7 @@ async fn no_secret_comes_out_anywhere_through_every_family_of_faults() {
 
 impl Stage {
     async fn begin() -> Stage {
-        let names = [ACME, SIGNING, HOSTED, MUTUAL, CLI, STRANGE, SLOW];
+        let names = [ACME, SIGNING, HOSTED, MUTUAL, CLI, STRANGE, SLOW, KEYLESS];
         let world = World::builder().orgs(&names).with_s3().events(60).start().await;
         world.listens_in();
         let mut proxies = Vec::new();
@@ -268,6 +279,23 @@ impl Stage {
         let mut cli = recent(&world, CLI).with_file().with_sentinel_as("{ kind = \"azure_cli\" }");
         cli.more_source = "next_token = { env = \"TOKEN_TO_COME\" }\n".to_owned();
 
+        // Nothing is stored: a token in exchange, and with that an environment.
+        let pulumi = world.pulumi().org(KEYLESS);
+        pulumi.trust(Issuer::for_organization(SUBJECT));
+        let subject = pulumi.issue(SUBJECT, 3_600);
+        let file = world.paths.write_secret(SUBJECT_TOKEN, &subject);
+        let opened = marked(40);
+        world.entra().register(TENANT, KEYLESS_CLIENT_ID, &opened);
+        pulumi.write_environment(SIEM, json!({"azure": {"secret": opened}}));
+        values.extend([(SUBJECT_TOKEN, subject), (IN_AN_ENVIRONMENT, opened)]);
+        let keyless = recent(&world, KEYLESS)
+            .with_file()
+            .with_oidc(&format!("{{ subject_token_file = {file:?} }}"))
+            .with_sentinel_as(&format!(
+                "{{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {KEYLESS_CLIENT_ID:?}, \
+                 secret = {{ esc = \"{KEYLESS}/{SIEM}#azure.secret\" }} }}"
+            ));
+
         // A service whose certificate is nobody's, and one that never answers.
         let strange = world.pulumi_behind(world.certificates().server(Leaf::UnknownAuthority)).await;
         strange.listens_in();
@@ -299,7 +327,7 @@ impl Stage {
             ("AZURE_CLIENT_SECRET", azure),
         ]);
         let trap = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let others = vec![signing, hosting, mutual, cli, stranger, slow];
+        let others = vec![signing, hosting, mutual, cli, stranger, slow, keyless];
         let all: Vec<OrgSetup> = std::iter::once(&acme).chain(&others).cloned().collect();
         world.write_config(&all, "");
         Stage {
@@ -393,7 +421,7 @@ impl Stage {
     /// What every command says that may be asked while the daemon runs.
     async fn commands(&mut self) {
         // Nobody waits a minute for the one that never answers.
-        for org in [ACME, SIGNING, HOSTED, MUTUAL, CLI, STRANGE] {
+        for org in [ACME, SIGNING, HOSTED, MUTUAL, CLI, STRANGE, KEYLESS] {
             self.command(&["check", "--org", org], &[]).await;
         }
         let commands: [&[&str]; 11] = [
@@ -452,6 +480,14 @@ impl Stage {
         for (org, fault) in once {
             pulumi.fault(org, fault, Times::Next(1));
         }
+        // What was shown comes back in what is said of it.
+        let (subject, opens) = (self.value(SUBJECT_TOKEN), self.value(IN_AN_ENVIRONMENT));
+        pulumi.org(KEYLESS).exchange_fault(says(500, format!("cannot exchange {subject}")), Times::Next(1));
+        let complaint = format!("cannot open it for {subject}");
+        pulumi.org(KEYLESS).environment_fault(says(503, complaint), Times::Next(1));
+        pulumi.org(KEYLESS).environment_fault(Fault::Lost(Cut::BodyAfter(20)), Times::Next(1));
+        let refusal = format!("{{\"error\":\"temporarily_unavailable\",\"error_description\":\"{opens}\"}}");
+        self.world.entra().fault(entra::Fault::Body(Bytes::from(refusal)), Times::Next(1));
         for (_, event) in dreadful(self.world.clock.now() - 600) {
             pulumi.org(HOSTED).add_verbatim(self.world.clock.now() - 600, &event);
         }
@@ -474,7 +510,7 @@ impl Stage {
         s3.loses_replies(1);
 
         self.start();
-        self.complete(&[ACME, SIGNING, HOSTED, MUTUAL, CLI]).await;
+        self.complete(&[ACME, SIGNING, HOSTED, MUTUAL, CLI, KEYLESS]).await;
         paused(self.daemon(), STRANGE, "source", "configuration").await;
         self.world.pulumi().org(MUTUAL).behave(|behaviour| behaviour.date = DateHeader::Present);
         self.tell().await;
@@ -493,11 +529,17 @@ impl Stage {
         for org in [ACME, SIGNING, CLI] {
             self.more_events(org, 2);
         }
+        let keyless = pulumi.org(KEYLESS);
+        let subject = keyless.issue(SUBJECT, 3_600);
+        self.world.paths.write_secret(SUBJECT_TOKEN, &subject);
+        self.values.push((SUBJECT_TOKEN, subject));
+        keyless.revoke_token(&keyless.exchanges().last().expect("there was one").access_token);
+        self.more_events(KEYLESS, 2);
         // What `az` has given was revoked with the others.
         let token = self.world.entra().token_for("https://monitor.azure.com");
         az(&self.world, &token);
         self.values.push(("an access token of the Azure CLI's", token));
-        self.complete(&[ACME, SIGNING, CLI]).await;
+        self.complete(&[ACME, SIGNING, CLI, KEYLESS]).await;
         self.tell().await;
 
         // Half of one, and then a whole one.
@@ -749,6 +791,9 @@ impl Stage {
             let signature = assertion.rsplit('.').next().expect("it has parts");
             given.push(("the signature of an assertion", signature.to_owned()));
         }
+        for exchange in self.world.pulumi().org(KEYLESS).exchanges() {
+            given.push(("an access token in exchange", exchange.access_token));
+        }
         given.sort();
         given.dedup();
         given
@@ -769,7 +814,7 @@ impl Stage {
             match name {
                 _ if value.contains("PRIVATE KEY-----") => canaries.mark_key(name, &value),
                 // They begin alike, and so does what is signed with certificates.
-                "an access token of Entra's" | "an access token of the Azure CLI's" => {
+                "an access token of Entra's" | "an access token of the Azure CLI's" | SUBJECT_TOKEN => {
                     canaries.mark_whole(name, &value);
                     canaries.mark(name, value.rsplit('.').next().unwrap_or_default());
                 }
