@@ -400,15 +400,15 @@ async fn two_orgs_that_swap_names_in_one_reload_keep_their_own_coverage_and_mix_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_orgs_reloaded_at_once_go_on_each_in_its_turn_and_no_event_is_lost_or_doubled() {
+async fn three_hundred_orgs_reloaded_at_once_go_on_each_in_its_turn_and_no_event_is_lost_or_doubled() {
     const PATIENCE: Duration = Duration::from_secs(240);
-    let names: Vec<String> = (0..1_000).map(|number| format!("org-{number:03}")).collect();
+    let names: Vec<String> = (0..300).map(|number| format!("org-{number:03}")).collect();
     let known: Vec<&str> = names.iter().map(String::as_str).collect();
     let world = World::builder().orgs(&known).events(2).start().await;
     let configured = |more: &str| -> Vec<OrgSetup> {
         let setup = |name: &&str| {
             let mut setup = recent(&world, name).with_file();
-            setup.more_source = format!("poll_interval = \"20s\"\n{more}");
+            setup.more_source = format!("poll_interval = \"6s\"\n{more}");
             setup
         };
         known.iter().map(setup).collect()
@@ -454,7 +454,7 @@ async fn a_thousand_orgs_reloaded_at_once_go_on_each_in_its_turn_and_no_event_is
     assert!(daemon.stop().await.success());
     let said = lines(&daemon, RELOADED);
     let changed = said[0]["changed"].as_str().unwrap_or_default();
-    assert!(said.len() == 1 && changed.ends_with(" and 990 more"), "{said:?}");
+    assert!(said.len() == 1 && changed.ends_with(" and 290 more"), "{said:?}");
     // Who has come the new way never comes the old one again: nobody runs twice.
     let mut new: BTreeSet<String> = BTreeSet::new();
     for entry in world.pulumi().ledger.entries().iter().filter(|entry| entry.about.starts_with("org-")) {
