@@ -34,6 +34,7 @@ use crate::config::{Invalid, Loaded, LogLevel};
 use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::{Journal, JournalError};
+use crate::metrics::reference;
 use crate::probe::probes;
 
 /// How the process ends. These numbers are promises to scripts and service managers.
@@ -279,6 +280,9 @@ enum Command {
     /// Show or explain the configuration, or write a first one
     #[command(subcommand)]
     Config(ConfigCommand),
+
+    /// Print what every metric means, as Markdown
+    Metrics,
 
     /// Print a completion script for a shell
     ///
@@ -618,6 +622,10 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
         Command::Config(ConfigCommand::Schema { file }) => config::schema(file, out),
         Command::Config(ConfigCommand::Reference) => config::reference(out),
         Command::Config(ConfigCommand::Init { directory }) => config::init(&directory, out),
+        Command::Metrics => {
+            out.write_all(reference::markdown().as_bytes())?;
+            Ok(Exit::Done)
+        }
         Command::Completions { shell } => manual::completions(shell, out),
         Command::Man => manual::page(out),
     }

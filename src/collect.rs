@@ -601,15 +601,32 @@ impl Collector {
         metrics.events_new.inc_by(new.len() as u64);
         if kind == Kind::Rescan {
             metrics.events_late.inc_by(new.len() as u64);
-            for at in new.iter().filter_map(|new| new.at) {
-                metrics.lateness.observe((now - at) as f64);
-            }
+        }
+        let read_before = self.read_before(kind, now);
+        for at in
+            new.iter().filter_map(|new| new.at).filter(|at| read_before.is_some_and(|before| *at < before))
+        {
+            metrics.lateness.observe((now - at) as f64);
         }
         let count = |has: fn(&New) -> bool| new.iter().filter(|new| has(new)).count() as u64;
         metrics.anomaly("unknown_field", count(|new| new.odd.unknown_field));
         metrics.anomaly("missing_field", count(|new| new.odd.missing_field));
         metrics.anomaly("bad_type", count(|new| new.odd.bad_type));
         metrics.anomaly("implausible_time", count(|new| new.odd.implausible_time));
+    }
+
+    /// What is new in a sweep of this kind and happened before this time was not visible when its second was read. Nothing where that
+    /// cannot be said: after a pause between two head sweeps, the age of what the second finds is mostly the pause's.
+    fn read_before(&self, kind: Kind, now: Second) -> Option<Second> {
+        let poll = self.policy.poll_interval;
+        match kind {
+            Kind::Rescan => Some(now),
+            Kind::Head => self
+                .last_head
+                .filter(|last| now - *last <= poll + poll / 2)
+                .map(|last| last.saturating_add(-self.policy.settle)),
+            Kind::Catchup => None,
+        }
     }
 
     /// Commits, and continues from what was committed; after a refusal, from what is there.

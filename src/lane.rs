@@ -208,7 +208,11 @@ impl Lane {
 
     fn count(&self, chunk: &Chunk, receipt: &Receipt) {
         let lane = self.metrics.lane(self.name);
-        lane.delivery(Delivery::Acknowledged);
+        lane.delivery(if receipt.quarantined.is_empty() {
+            Delivery::Acknowledged
+        } else {
+            Delivery::Refused
+        });
         lane.delivered_events.inc_by(u64::from(receipt.rows));
         lane.delivered_bytes.inc_by(receipt.bytes);
         if let Some(last) = chunk.last {
@@ -246,11 +250,7 @@ impl Lane {
                 self.sleep(wait).await;
             }
             Answer::Paused(problem) => {
-                lane.delivery(if problem.reason == PauseReason::Disk {
-                    Delivery::Failed
-                } else {
-                    Delivery::Refused
-                });
+                lane.delivery(Delivery::Failed);
                 self.party.paused(&problem);
                 if drained.is_cancelled() {
                     return;

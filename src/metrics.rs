@@ -1,13 +1,14 @@
 //! Every metric, once: those of orgs stand in the table of [`family`], those of the process here; nothing else names a metric.
 //!
 //! This module counts and shows. It decides nothing, and no label comes from outside: labels are closed sets and the ids of the
-//! configured orgs. The library registers the process's metrics and writes the page; a page is written a piece at a time, because
-//! that of a thousand orgs has tens of megabytes.
+//! configured orgs. The library registers and writes the process's metrics; those of orgs are written by [`page`], a piece at a time,
+//! because the page of a thousand orgs has more than ten megabytes.
 
 mod family;
 mod number;
 mod org;
 mod page;
+pub mod reference;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,11 +27,9 @@ const NAMESPACE: &str = "pulumi_audit";
 /// The label `destination` of the side that reads from Pulumi.
 pub const SOURCE: &str = "source";
 /// Values of the label `kind` of sweeps.
-pub const SWEEP_KINDS: [&str; 5] = ["head", "catchup", "rescan", "backfill", "replay"];
+pub const SWEEP_KINDS: [&str; 3] = ["head", "catchup", "rescan"];
 /// Values of the label `outcome` of sweeps.
 pub const SWEEP_OUTCOMES: [&str; 3] = ["ok", "failed", "halved"];
-/// Values of the label `outcome` of deliveries.
-pub const DELIVERY_OUTCOMES: [&str; 5] = ["acknowledged", "ambiguous", "throttled", "refused", "failed"];
 /// Values of the label `kind` of schema anomalies.
 pub const ANOMALIES: [&str; 6] =
     ["unknown_field", "unknown_event", "missing_field", "bad_type", "implausible_time", "cut_text"];

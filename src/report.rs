@@ -284,6 +284,7 @@ impl OrgReport {
     pub fn journal(&self, usage: Usage) {
         self.0.metrics.journal_chunks.set(metrics::figure(usage.chunks));
         self.0.metrics.journal_bytes.set(metrics::figure(usage.bytes));
+        self.0.metrics.journal_unacknowledged_bytes.set(metrics::figure(usage.unacknowledged_bytes));
     }
 
     /// The newest line of the audit record.

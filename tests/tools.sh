@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, and the vendors' clients. Run it
+# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, Prometheus, and the vendors' clients. Run it
 # as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
 # the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace.
 set -eu
@@ -30,6 +30,20 @@ debian() { # package, what for
     echo "installed $1 ($2)"
 }
 
+unpacked() { # package, a program of it, what for: only its files, as its installation would start a service
+    if [ -x ".tools/$1/$2" ]; then echo "has $1"; return; fi
+    if [ "$apt_updated" = no ]; then
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+        apt_updated=yes
+    fi
+    rm -rf ".tools/$1.new"
+    mkdir ".tools/$1.new"
+    (cd ".tools/$1.new" && apt-get download -qq "$1" 2>/dev/null && dpkg -x ./*.deb . && rm -rf ./*.deb etc usr/share var)
+    rm -rf ".tools/$1"
+    mv ".tools/$1.new" ".tools/$1"
+    echo "unpacked $1 ($3)"
+}
+
 if [ "$tracer" = yes ] && ! command -v strace >/dev/null 2>&1; then debian strace "to see every call of a process"; fi
 # Debian splits the part of Python that makes environments off; asking for help alone does not show that it is missing.
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then debian python3-venv "to install Python packages"; fi
@@ -37,6 +51,7 @@ if [ "$clients" = yes ]; then
     if ! command -v tinyproxy >/dev/null 2>&1; then debian tinyproxy-bin "to go through a proxy"; fi
     if ! command -v node >/dev/null 2>&1; then debian nodejs "to run the JavaScript clients"; fi
     if ! command -v npm >/dev/null 2>&1; then debian npm "to install the JavaScript clients"; fi
+    unpacked prometheus usr/bin/promtool "to try the rules and alerts"
 fi
 
 if [ ! -x .tools/venv/bin/python ]; then
@@ -63,6 +78,7 @@ if [ "$clients" = no ]; then exit 0; fi
 python_package pulumi-cloud-sdk==2026.10.26.post1126
 python_package azure-identity==1.27.0
 python_package azure-monitor-ingestion==1.1.0
+python_package pyyaml==6.0.3
 python_package 'moto[server]==5.2.5'
 
 mkdir -p .tools/node

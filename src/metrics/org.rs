@@ -20,15 +20,19 @@ use crate::rotation::Slot;
 const REQUEST_CODES: [&str; 12] =
     ["200", "400", "401", "403", "404", "429", "500", "502", "503", "504", "timeout", "connect"];
 
-const REQUEST_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-const SWEEP_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-/// From seconds (a rescan soon after) to beyond the last rescan of the default configuration.
-const LATENESS_SECONDS: &[f64] =
-    &[60.0, 300.0, 900.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0, 43_200.0, 86_400.0, 172_800.0];
-/// Around the default poll interval, and up to a week's outage.
-const END_TO_END_SECONDS: &[f64] = &[
-    5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 450.0, 600.0, 900.0, 1_800.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0,
-];
+/// Statuses besides those that get series of their own; whatever comes after them is [`OTHER_CODE`]. A service that answers with all of
+/// the 900 there are does not make a series of each.
+pub(super) const OTHER_CODES_MAX: usize = 12;
+const OTHER_CODE: &str = "other";
+
+// Each bound is a series of every org, so there are no more than decisions are made of.
+const REQUEST_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const SWEEP_SECONDS: &[f64] = &[0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
+/// Up to the default overlap, then one for each of the default rescans.
+const LATENESS_SECONDS: &[f64] = &[60.0, 300.0, 600.0, 900.0, 3_600.0, 10_800.0, 43_200.0, 172_800.0];
+/// Around the default poll interval, and up to a day's outage.
+const END_TO_END_SECONDS: &[f64] =
+    &[30.0, 60.0, 120.0, 300.0, 450.0, 600.0, 900.0, 3_600.0, 21_600.0, 86_400.0];
 
 /// The numbers of one org; the same ones for as long as it is configured.
 pub struct OrgMetrics {
@@ -48,6 +52,7 @@ pub struct OrgMetrics {
     pub last_successful_sweep: Level,
     pub journal_chunks: Level,
     pub journal_bytes: Level,
+    pub journal_unacknowledged_bytes: Level,
     pub gap_seconds: Level,
     pub damaged_seconds: Level,
     pub unsettled_seconds: Level,
@@ -78,6 +83,7 @@ impl OrgMetrics {
             last_successful_sweep: Level::default(),
             journal_chunks: Level::default(),
             journal_bytes: Level::default(),
+            journal_unacknowledged_bytes: Level::default(),
             gap_seconds: Level::default(),
             damaged_seconds: Level::default(),
             unsettled_seconds: Level::default(),
@@ -177,9 +183,19 @@ impl OrgMetrics {
         });
     }
 
-    /// When a credential ends; its series exists from the first call on.
+    /// When what is shown to the service ends; its series exists from the first call on.
     pub fn credential_expiry(&self, credential: &str, at: Second) {
-        self.party(credential, |party| party.expiry.set(time(Some(at))));
+        self.party(credential, |party| party.expiry.set(Some(at)));
+    }
+
+    /// What is shown to the service now does not say when it ends.
+    pub fn credential_expiry_unknown(&self, credential: &str) {
+        self.party(credential, |party| party.expiry.set(None));
+    }
+
+    /// When the configured secret in use ends, where that is known.
+    pub fn secret_expiry(&self, credential: &str, at: Option<Second>) {
+        self.party(credential, |party| party.secret_expiry.set(at));
     }
 
     /// What keeps a party ([`SOURCE`] or a destination's name) from working: a pause, a wait, or nothing.
@@ -203,6 +219,7 @@ pub(super) struct PartyMetrics {
     pub refreshes: [Count; OUTCOMES.len()],
     pub in_use: [Level; Slot::ALL.len()],
     pub expiry: Expiry,
+    pub secret_expiry: Expiry,
 }
 
 /// A time that may be unknown: then it has no series.
@@ -210,8 +227,8 @@ pub(super) struct PartyMetrics {
 pub(super) struct Expiry(Mutex<Option<f64>>);
 
 impl Expiry {
-    fn set(&self, at: f64) {
-        *lock(&self.0) = Some(at);
+    fn set(&self, at: Option<Second>) {
+        *lock(&self.0) = at.map(|at| time(Some(at)));
     }
 
     pub(super) fn known(&self) -> Option<Shown<'static>> {
@@ -223,7 +240,7 @@ impl Expiry {
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     expected: [Count; REQUEST_CODES.len()],
-    /// Statuses have three digits: at most 900.
+    /// At most [`OTHER_CODES_MAX`] and [`OTHER_CODE`].
     others: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -231,7 +248,11 @@ impl Requests {
     fn count(&self, code: &str) {
         match REQUEST_CODES.iter().position(|known| *known == code) {
             Some(at) => self.expected[at].inc(),
-            None => *lock(&self.others).entry(code.to_owned()).or_default() += 1,
+            None => {
+                let mut others = lock(&self.others);
+                let new = others.len() >= OTHER_CODES_MAX && !others.contains_key(code);
+                *others.entry(if new { OTHER_CODE } else { code }.to_owned()).or_default() += 1;
+            }
         }
     }
 

@@ -195,8 +195,10 @@ impl Client {
     fn report_tokens(&self) {
         let Some(party) = &self.party else { return };
         let standing = self.tokens.standing();
-        if let Some(end) = standing.in_use.and_then(|in_use| in_use.expires) {
-            self.metrics.credential_expiry("source", end);
+        match standing.in_use.map(|in_use| in_use.expires) {
+            Some(Some(end)) => self.metrics.credential_expiry("source", end),
+            Some(None) => self.metrics.credential_expiry_unknown("source"),
+            None => {}
         }
         party.uses(&standing);
     }

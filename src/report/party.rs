@@ -225,6 +225,7 @@ impl Party {
         now.credential.in_use = standing.in_use.is_some();
         drop(now);
         self.0.metrics.credential_in_use(destination, standing.in_use.map(|in_use| in_use.slot));
+        self.0.metrics.secret_expiry(destination, standing.in_use.and_then(|in_use| in_use.expires));
         if let (Some(switched), Some(audit)) = (switched, self.0.audit.clone()) {
             let org = Some(self.0.org.clone());
             let entry =

@@ -11,7 +11,7 @@ use crate::world::pulumi::behaviour::Fault;
 use crate::world::script::Times;
 
 /// The promised metrics: name without prefix, type, labels.
-const PROMISED: [(&str, &str, &[&str]); 43] = [
+const PROMISED: [(&str, &str, &[&str]); 44] = [
     ("delivered_until_timestamp_seconds", "gauge", &["org", "destination"]),
     ("cursor_timestamp_seconds", "gauge", &["org"]),
     ("tip_timestamp_seconds", "gauge", &["org"]),
@@ -30,6 +30,7 @@ const PROMISED: [(&str, &str, &[&str]); 43] = [
     ("source_clock_skew_seconds", "gauge", &["org"]),
     ("journal_chunks", "gauge", &["org"]),
     ("journal_bytes", "gauge", &["org"]),
+    ("journal_unacknowledged_bytes", "gauge", &["org"]),
     ("journal_capacity_bytes", "gauge", &[]),
     ("backlog_chunks", "gauge", &["org", "destination"]),
     ("backlog_events", "gauge", &["org", "destination"]),

@@ -88,6 +88,8 @@ async fn one_refused_row_waits_in_quarantine_and_the_rest_arrives() {
     assert!(report.doubled.is_empty() && report.foreign.is_empty() && report.problems.is_empty(), "{report}");
     let labels = [("org", "acme"), ("destination", "sentinel"), ("reason", "refused")];
     assert_eq!(metric(&mut daemon, "quarantined_events_total", &labels).await, Some(1.0));
+    let labels = [("org", "acme"), ("destination", "sentinel"), ("outcome", "refused")];
+    assert_eq!(metric(&mut daemon, "deliveries_total", &labels).await, Some(1.0), "one chunk came in part");
     assert_eq!(lane(&mut daemon, "acme").await["state"], "ok", "one bad row stops nothing");
     until("the archive has it whole", async || world.check_file("acme").is_complete()).await;
     assert!(!daemon.log().contains("a poisoned row"), "the log tells nobody what the row held");
@@ -135,6 +137,9 @@ async fn a_wrong_client_secret_pauses_the_lane_until_its_file_is_replaced() {
     assert!(remedy.contains("client-secret"), "the remedy names the place of the secret: {remedy}");
     assert!(!remedy.contains(CLIENT_SECRET));
     until("files have everything meanwhile", async || world.check_file("acme").is_complete()).await;
+    let outcome = |outcome| [("org", "acme"), ("destination", "sentinel"), ("outcome", outcome)];
+    assert!(metric(&mut daemon, "deliveries_total", &outcome("failed")).await >= Some(1.0));
+    assert_eq!(metric(&mut daemon, "deliveries_total", &outcome("refused")).await, Some(0.0), "no row was");
     world.paths.write_secret("client-secret", "another~secret");
     works(&mut daemon, "acme", "sentinel").await;
     complete(&world, &acme).await;

@@ -8,6 +8,7 @@ mod world;
 #[path = "world.rs"]
 mod the_world;
 
+mod alerting;
 mod auditing;
 mod aws;
 mod checking;

@@ -13,7 +13,7 @@ use crate::world::pulumi::behaviour::{Behaviour, Cursor, Gzip, NoEvents, TokenSt
 use crate::world::pulumi::events::Generator;
 use crate::world::setup::{CLIENT_ID, CLIENT_SECRET, TENANT, rule_of};
 
-fn tool(path: &str) -> PathBuf {
+pub(crate) fn tool(path: &str) -> PathBuf {
     let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools").join(path);
     assert!(tool.exists(), "{} is missing: run `make tools`", tool.display());
     tool

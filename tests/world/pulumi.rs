@@ -333,6 +333,12 @@ impl OrgHandle<'_> {
         value
     }
 
+    /// One more, which is as it is given.
+    pub fn add_token_as(&self, value: &str) {
+        self.add_token();
+        self.with(|org| org.tokens.last_mut().expect("one was added").value = value.to_owned());
+    }
+
     /// Makes a new token and revokes all others.
     pub fn rotate_token(&self) -> String {
         let value = self.add_token();

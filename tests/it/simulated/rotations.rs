@@ -1,5 +1,8 @@
 //! Secrets are exchanged while the forwarder runs: no call fails that need not, and nothing is lost, doubled or late.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::simulation::{BEGIN, HOUR, MINUTE, SOON, Simulation};
 use super::wire::ENTRA;
 use crate::forwarder::sample;
@@ -58,6 +61,30 @@ async fn a_replaced_token_is_in_use_within_seconds_and_the_old_one_can_go_withou
     assert_eq!(refused(&simulation, 401), 0);
     let labels = [("org", "acme"), ("credential", "source"), ("outcome", "ok")];
     assert_eq!(metric(&simulation, "credential_refreshes_total", &labels), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_secret_in_use_ends_is_said_for_as_long_as_it_is_known() {
+    let mut simulation = Simulation::of(&["acme"]);
+    let end = BEGIN + 10 * 24 * HOUR;
+    let jwt = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{end}}}"#)));
+    simulation.org("acme").add_token_as(&jwt);
+    simulation.start();
+    simulation.pass(HOUR).await;
+    let ends = |simulation: &Simulation| {
+        ["credential_secret_expiry_timestamp_seconds", "credential_expiry_timestamp_seconds"]
+            .map(|name| sample(&simulation.metrics(), name, &[("org", "acme"), ("credential", "source")]))
+    };
+    assert_eq!(ends(&simulation), [None, None]);
+    simulation.write_token("acme", &jwt);
+    simulation.nudge();
+    simulation.pass(SOON).await;
+    assert_eq!(ends(&simulation), [Some(end as f64); 2]);
+    let plain = simulation.org("acme").add_token();
+    simulation.write_token("acme", &plain);
+    simulation.nudge();
+    simulation.pass(SOON).await;
+    assert_eq!(ends(&simulation), [None, None], "it says nothing of the sort");
 }
 
 #[tokio::test(start_paused = true)]

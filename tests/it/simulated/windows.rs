@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::simulation::{BEGIN, DAY, HOUR, MINUTE, Simulation};
+use crate::forwarder::sample;
 use crate::world::clock::rfc3339;
 use crate::world::pulumi::behaviour::{Behaviour, Cursor, Fault, Gzip, Order, TokenStyle};
-use crate::world::pulumi::events::Generator;
+use crate::world::pulumi::events::{Event, Generator};
 use crate::world::script::Times;
 use crate::world::truth::Expect;
 use crate::world::verdict::{Cut, RetryAfter};
@@ -106,4 +107,35 @@ async fn a_second_of_more_events_than_a_chunk_holds_stops_nothing() {
     assert!(damaged.iter().all(|second| *second == dense), "no other second suffers: {damaged:?}");
     simulation.assert_complete_but("acme", &Expect { damaged, ..Expect::default() });
     assert_eq!(simulation.source("acme").0, "ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lateness_is_measured_before_it_passes_the_overlap_and_an_outage_adds_none() {
+    let mut simulation = Simulation::of(&["acme"]);
+    simulation.start();
+    simulation.pass(HOUR).await;
+    let count = |simulation: &Simulation, name: &str| sample(&simulation.metrics(), name, &[("org", "acme")]);
+    let late = "event_lateness_seconds_count";
+    // Not visible to the head sweep after it, and to the one after that: within the overlap of 15 minutes.
+    simulation.add("acme", [Event::at(simulation.now()).late_by(400), Event::at(simulation.now())]);
+    simulation.pass(20 * MINUTE).await;
+    assert_eq!((count(&simulation, late), count(&simulation, "events_late_total")), (Some(1.0), Some(0.0)));
+    let seconds = count(&simulation, "event_lateness_seconds_sum").expect("it is there");
+    assert!((400.0..=400.0 + 300.0).contains(&seconds), "{seconds}");
+
+    // One sweep has missed it, and then Pulumi is away for some minutes: part of its age is not its own.
+    simulation.pass(MINUTE).await;
+    simulation.add("acme", [Event::at(simulation.now()).late_by(5 * MINUTE + 10)]);
+    simulation.pass(5 * MINUTE).await;
+    simulation.pulumi.fault("acme", Fault::status(503), Times::UntilCleared);
+    simulation.pass(8 * MINUTE).await;
+    simulation.org("acme").clear_faults();
+    simulation.pass(20 * MINUTE).await;
+    assert_eq!(count(&simulation, "events_new_total"), Some(3.0));
+    assert_eq!(count(&simulation, late), Some(1.0));
+
+    // Beyond the overlap: a later look finds it.
+    simulation.add("acme", [Event::at(simulation.now()).late_by(40 * MINUTE)]);
+    simulation.pass(2 * HOUR).await;
+    assert_eq!((count(&simulation, late), count(&simulation, "events_late_total")), (Some(2.0), Some(1.0)));
 }
