@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::header::{self, HeaderValue};
+use axum::extract::{Path, Query, State};
+use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
@@ -86,6 +86,8 @@ pub async fn serve(
 fn router(seen: Seen) -> Router {
     Router::new()
         .route("/", get(status_page))
+        .route("/org/{id}", get(org_page))
+        .route("/icon/{level}", get(icon))
         .route("/metrics", get(metrics_page))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -144,8 +146,41 @@ async fn api_status(State(seen): State<Seen>) -> Json<Status> {
     Json(seen.reports.status())
 }
 
-async fn status_page(State(seen): State<Seen>) -> Html<String> {
-    Html(page::page(&seen.reports.status(), seen.reports.clock().now()))
+async fn status_page(State(seen): State<Seen>, Query(asked): Query<page::Asked>) -> Response {
+    html(page::orgs(&seen.reports.status(), seen.reports.clock().now(), asked))
+}
+
+async fn org_page(
+    State(seen): State<Seen>,
+    Path(id): Path<String>,
+    Query(asked): Query<page::Asked>,
+) -> Response {
+    html(page::org(&seen.reports.status(), seen.reports.clock().now(), &id, asked))
+}
+
+fn html(page: page::Page) -> Response {
+    let html = match page.html {
+        Ok(html) => Html(html),
+        Err(error) => {
+            // Templates fail only where a value's own text does, and none of these can.
+            tracing::error!(%error, "the status page cannot be made");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+    };
+    let code = if page.found { StatusCode::OK } else { StatusCode::NOT_FOUND };
+    if page.refreshes {
+        let refresh = HeaderName::from_static("refresh");
+        (code, [(refresh, HeaderValue::from(page::REFRESH_SECONDS))], html).into_response()
+    } else {
+        (code, html).into_response()
+    }
+}
+
+async fn icon(Path(level): Path<String>) -> Response {
+    match page::icon(&level) {
+        Some(icon) => ([(header::CONTENT_TYPE, "image/svg+xml")], icon).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 #[cfg(test)]

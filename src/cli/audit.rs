@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 
 use anyhow::{Context, anyhow};
 
-use super::words::clean;
+use crate::report::words::clean;
 use super::{AuditFlags, Exit, Failure, Global};
 use crate::audit::{self, Checked, Line};
 

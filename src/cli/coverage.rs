@@ -11,7 +11,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::words::{clean, length};
+use crate::report::words::{clean, length};
 use super::{CoverageFlags, Exit, Failure, Global, known_orgs, runtime};
 use crate::clock::{Second, whole_seconds};
 use crate::config::settings::{OrgSettings, Settings};

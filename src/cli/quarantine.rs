@@ -13,7 +13,7 @@ use std::io::Write;
 use serde::Serialize;
 use serde_json::json;
 
-use super::words::clean;
+use crate::report::words::clean;
 use super::{Exit, Failure, Global, QuarantineCommand, QuarantineListFlags, known_orgs, runtime};
 use crate::clock::Clock;
 use crate::config::settings::Settings;

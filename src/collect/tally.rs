@@ -54,6 +54,12 @@ pub fn minute(event: &Event) -> i64 {
     event.at.map_or(TIMELESS_MINUTE, |at| at.0.div_euclid(60))
 }
 
+/// Events that a page tallies; none where it does not read, which is for [`Tally::read`] to say.
+pub fn occurrences(page: &TallyPage) -> u64 {
+    let entries = decode(&page.body).unwrap_or_default();
+    entries.values().flatten().map(|entry| u64::from(entry.count)).sum()
+}
+
 impl Tally {
     /// # Errors
     /// When a page's bytes are not what [`Tally::changed`] writes.
