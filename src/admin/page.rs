@@ -20,7 +20,9 @@ use sha2::{Digest, Sha256};
 use crate::clock::Second;
 use crate::destination::DestinationName;
 use crate::report::activity;
-use crate::report::glance::{Glance, Level, OrgGlance, Part, glance, lane_part, org_glance, parts, source_part};
+use crate::report::glance::{
+    Glance, Level, OrgGlance, Part, glance, lane_part, org_glance, parts, source_part,
+};
 use crate::report::spans::SpanState;
 use crate::report::status::{CredentialStatus, ErrorStatus, LaneStatus, Moment, OrgStatus, State, Status};
 use crate::report::words::{clean, counted, cut, grouped, length};
@@ -84,7 +86,14 @@ struct Frame {
 }
 
 impl Frame {
-    fn new(status: &Status, title: &str, level: Level, now: Second, refreshes: bool, address: String) -> Frame {
+    fn new(
+        status: &Status,
+        title: &str,
+        level: Level,
+        now: Second,
+        refreshes: bool,
+        address: String,
+    ) -> Frame {
         Frame {
             title: cut(title, 2 * NAME_CHARACTERS_MAX),
             icon: match level {
@@ -289,7 +298,8 @@ pub(super) fn org(status: &Status, now: Second, id: &str, asked: Asked) -> Page 
     let refreshes = Filter::from(asked).refreshes;
     let Some(org) = status.orgs.iter().find(|org| org.id.as_str() == id) else {
         let id = shown(id, NAME_CHARACTERS_MAX);
-        let frame = Frame::new(status, &format!("{id} is not known"), Level::Fine, now, false, "/".to_owned());
+        let frame =
+            Frame::new(status, &format!("{id} is not known"), Level::Fine, now, false, "/".to_owned());
         return Page { html: Absent { frame, id }.render(), refreshes: false, found: false };
     };
     let glance = org_glance(org, now);
@@ -328,8 +338,7 @@ fn org_headline(glance: &OrgGlance<'_>, now: Second) -> String {
 }
 
 fn choices(glance: &Glance<'_>, filter: &Filter) -> Vec<Choice> {
-    let found: Vec<Level> =
-        glance.orgs.iter().filter(|org| filter.finds(org)).map(|org| org.level).collect();
+    let found: Vec<Level> = glance.orgs.iter().filter(|org| filter.finds(org)).map(|org| org.level).collect();
     let all = Choice {
         value: "",
         text: format!("all ({})", grouped(found.len() as u64)),
@@ -424,7 +433,9 @@ fn troubles(org: &OrgStatus) -> Vec<Trouble<'_>> {
         what: format!("{} refused rows for good: they are in quarantine", lane.destination),
         since: None,
         error: None,
-        remedy: Some("the archive has them whole; see why they were refused, then send them again or drop them"),
+        remedy: Some(
+            "the archive has them whole; see why they were refused, then send them again or drop them",
+        ),
         is_quarantine: true,
     });
     paused.chain(rows).collect()
@@ -488,8 +499,13 @@ fn cell(part: &Part<'_>, until: Option<Moment>, credential: Option<&CredentialSt
     if let Some(credential) = credential {
         let ends = credential.expires.filter(|Moment(end)| *end - now < ENDS_SOON_SECONDS);
         let text = in_use(credential, now);
-        if ends.is_some() { cell.warnings.push(text) } else { cell.notes.push(text) }
-        cell.warnings.extend(credential.warning.as_deref().map(|_| "a changed secret cannot be used".to_owned()));
+        if ends.is_some() {
+            cell.warnings.push(text)
+        } else {
+            cell.notes.push(text)
+        }
+        cell.warnings
+            .extend(credential.warning.as_deref().map(|_| "a changed secret cannot be used".to_owned()));
     }
     cell
 }
@@ -577,11 +593,8 @@ fn whole(org: &OrgStatus, now: Second) -> Option<Whole> {
     let Moment(start) = org.start?;
     let until = org.tip.map_or(now, |Moment(tip)| tip.max(start + 1));
     let range = Range { from: start, until };
-    let missing: Vec<&crate::report::spans::SpanStatus> = org
-        .spans
-        .iter()
-        .filter(|span| matches!(span.state, SpanState::Hole | SpanState::Damaged))
-        .collect();
+    let missing: Vec<&crate::report::spans::SpanStatus> =
+        org.spans.iter().filter(|span| matches!(span.state, SpanState::Hole | SpanState::Damaged)).collect();
     let more = missing.len().saturating_sub(SPANS_LISTED_MAX) as u64 + org.spans_left_out;
     let listed = missing.iter().rev().take(SPANS_LISTED_MAX).map(|span| Listed {
         what: if span.state == SpanState::Hole { "not read yet" } else { "too dense to be read whole" },
@@ -610,7 +623,9 @@ fn facts(org: &OrgStatus, now: Second) -> Vec<(&'static str, String)> {
     ];
     let lengths =
         [("Not read yet", org.coverage.holes), ("Too dense to be read whole", org.coverage.damaged)];
-    facts.extend(lengths.map(|(what, seconds)| (what, if seconds == 0 { "none".to_owned() } else { length(seconds) })));
+    facts.extend(
+        lengths.map(|(what, seconds)| (what, if seconds == 0 { "none".to_owned() } else { length(seconds) })),
+    );
     facts.push(("Read, and due another look", length(org.coverage.unsettled)));
     facts
 }

@@ -340,6 +340,16 @@ mod tests {
     }
 
     #[test]
+    fn a_page_tells_how_many_events_it_tallies_and_a_damaged_one_none() {
+        let mut tally = Tally::default();
+        assert_eq!(look(&mut tally, &[(1, 1), (1, 1), (1, 2), (2, 5)]).len(), 4);
+        assert_eq!(look(&mut tally, &[(1, 7), (1, 1), (1, 2), (2, 5)]), [], "renamed, not new");
+        let pages = tally.changed();
+        assert_eq!(pages.iter().map(occurrences).sum::<u64>(), 4);
+        assert_eq!(occurrences(&TallyPage { minute: 1, body: b"?".to_vec() }), 0);
+    }
+
+    #[test]
     fn five_identical_events_are_five() {
         let mut tally = Tally::default();
         assert_eq!(look(&mut tally, &[(1, 1); 3]).len(), 3);

@@ -33,14 +33,8 @@ pub enum Level {
 }
 
 impl Level {
-    pub const ALL: [Level; 6] = [
-        Level::Attention,
-        Level::Behind,
-        Level::Waiting,
-        Level::Starting,
-        Level::Fine,
-        Level::Retired,
-    ];
+    pub const ALL: [Level; 6] =
+        [Level::Attention, Level::Behind, Level::Waiting, Level::Starting, Level::Fine, Level::Retired];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -79,11 +73,16 @@ pub fn glance(status: &Status, now: Second) -> Glance<'_> {
     let mut orgs: Vec<OrgGlance<'_>> = status.orgs.iter().map(|org| org_glance(org, now)).collect();
     // Of equals, the one that is furthest back; one that has said nothing so far comes first.
     orgs.sort_by(|a, b| {
-        (Reverse(a.level), a.delivered_until, &a.org.id).cmp(&(Reverse(b.level), b.delivered_until, &b.org.id))
+        (Reverse(a.level), a.delivered_until, &a.org.id).cmp(&(
+            Reverse(b.level),
+            b.delivered_until,
+            &b.org.id,
+        ))
     });
     let count = |level| orgs.iter().filter(|org| org.level == level).count() as u64;
     let all = orgs.len() as u64 - count(Level::Retired);
-    let oldest = orgs.iter().filter(|org| org.level != Level::Retired).filter_map(|org| org.delivered_until).min();
+    let oldest =
+        orgs.iter().filter(|org| org.level != Level::Retired).filter_map(|org| org.delivered_until).min();
     let organizations = counted(all, "organization");
     let until = |at: Second| format!("delivered until {} ago", length(now - at));
     let (level, headline) = if all == 0 {
@@ -93,10 +92,16 @@ pub fn glance(status: &Status, now: Second) -> Glance<'_> {
         (Level::Attention, format!("The daemon does not run: {organizations}{stands}"))
     } else if let n @ 1.. = count(Level::Attention) {
         let verb = if n == 1 { "needs" } else { "need" };
-        (Level::Attention, format!("{} of {organizations} {verb} attention: {}", grouped(n), named(&orgs, Level::Attention)))
+        (
+            Level::Attention,
+            format!("{} of {organizations} {verb} attention: {}", grouped(n), named(&orgs, Level::Attention)),
+        )
     } else if let n @ 1.. = count(Level::Behind) {
         let verb = if n == 1 { "is" } else { "are" };
-        (Level::Behind, format!("{} of {organizations} {verb} behind: {}", grouped(n), named(&orgs, Level::Behind)))
+        (
+            Level::Behind,
+            format!("{} of {organizations} {verb} behind: {}", grouped(n), named(&orgs, Level::Behind)),
+        )
     } else if let n @ 1.. = count(Level::Starting) {
         let verb = if n == 1 { "has" } else { "have" };
         (Level::Starting, format!("Starting: {} of {organizations} {verb} said nothing so far", grouped(n)))
@@ -113,22 +118,23 @@ pub fn glance(status: &Status, now: Second) -> Glance<'_> {
     if matches!(level, Level::Attention | Level::Behind) && recent > 0 && recent < all {
         let standing = |org: &&OrgGlance<'_>| matches!(org.level, Level::Fine | Level::Waiting);
         if let Some(at) = orgs.iter().filter(standing).filter_map(|org| org.delivered_until).min() {
-            let verb = if recent == 1 { "other one is" } else { "others are" };
-            asides.push(match recent {
-                1 => format!("The {verb} {}.", until(at)),
-                _ if recent + count(level) == all => format!("The {} {verb} {}.", grouped(recent), until(at)),
-                _ => format!("{} are {}.", grouped(recent), until(at)),
+            let others = recent + count(level) == all;
+            asides.push(match (recent, others) {
+                (1, true) => format!("The other one is {}.", until(at)),
+                (1, false) => format!("One is {}.", until(at)),
+                (_, true) => format!("The other {} are {}.", grouped(recent), until(at)),
+                (_, false) => format!("{} are {}.", grouped(recent), until(at)),
             });
         }
     }
     if level == Level::Attention && count(Level::Behind) > 0 {
-        asides.push(format!("{} behind.", counted(count(Level::Behind), "organization")));
+        asides.push(format!("{} behind.", are(count(Level::Behind))));
     }
     if let n @ 1.. = count(Level::Waiting) {
         asides.push(format!("{} for a while, which needs nobody.", waiting(n)));
     }
     if level != Level::Starting && count(Level::Starting) > 0 {
-        asides.push(format!("{} just starting.", counted(count(Level::Starting), "organization")));
+        asides.push(format!("{} just starting.", are(count(Level::Starting))));
     }
     if let n @ 1.. = status.orgs.iter().filter(|org| org.coverage.damaged > 0).count() as u64 {
         asides.push(format!(
@@ -138,6 +144,10 @@ pub fn glance(status: &Status, now: Second) -> Glance<'_> {
         ));
     }
     Glance { level: if refused { Level::Attention } else { level }, headline, asides, orgs }
+}
+
+fn are(n: u64) -> String {
+    format!("{} {}", counted(n, "organization"), if n == 1 { "is" } else { "are" })
 }
 
 fn waiting(n: u64) -> String {
@@ -204,7 +214,9 @@ fn matter(org: &OrgStatus, level: Level, now: Second) -> Option<String> {
         Level::Behind => {
             let left = org.lanes.iter().filter(|lane| lane.backlog_events > 0);
             let mut left: Vec<String> = left
-                .map(|lane| format!("{}: {} to deliver", lane.destination, counted(lane.backlog_events, "event")))
+                .map(|lane| {
+                    format!("{}: {} to deliver", lane.destination, counted(lane.backlog_events, "event"))
+                })
                 .collect();
             if left.is_empty() {
                 let until = org.cursor.map(|Moment(at)| format!("read until {} ago", length(now - at)));
@@ -276,5 +288,178 @@ pub fn lane_part(lane: &LaneStatus) -> Part<'_> {
         since: lane.since,
         remedy: lane.remedy.as_deref(),
         last_error: lane.last_error.as_ref(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: Second = Second(1_795_256_100);
+
+    fn moment(ago: i64) -> String {
+        (NOW - ago).to_string()
+    }
+
+    fn lane(destination: &str, state: &str, until: Option<i64>) -> Value {
+        json!({
+            "destination": destination, "state": state, "reason": (state != "ok").then_some("journal_full"),
+            "since": moment(600), "remedy": null, "checkpoint": 1, "delivered_until": until.map(moment),
+            "backlog_chunks": 0, "backlog_events": 0, "quarantined": 0
+        })
+    }
+
+    fn org(id: &str, source: &str, lanes: &[Value]) -> Value {
+        json!({
+            "id": id, "org": id, "state": "ok", "start": null, "cursor": moment(30), "tip": null,
+            "coverage": {"holes": 0, "damaged": 0, "unsettled": 0},
+            "source": {"state": source, "reason": (source != "ok").then_some("throttled"), "since": moment(60), "remedy": null},
+            "lanes": lanes
+        })
+    }
+
+    fn with(mut org: Value, pointer: &str, value: Value) -> Value {
+        *org.pointer_mut(pointer).expect("it is there") = value;
+        org
+    }
+
+    fn status(orgs: &[Value]) -> Status {
+        let config = json!({"ok": true, "since": null, "error": null});
+        serde_json::from_value(json!({"version": "0", "orgs": orgs, "config": config})).unwrap()
+    }
+
+    fn said(orgs: &[Value]) -> (Level, String, String) {
+        let status = status(orgs);
+        let glance = glance(&status, NOW);
+        (glance.level, glance.headline, glance.asides.join(" "))
+    }
+
+    fn sentence(orgs: &[Value]) -> String {
+        said(orgs).1
+    }
+
+    #[test]
+    fn when_nothing_is_wrong_the_sentence_says_how_old_the_oldest_is() {
+        let orgs = [
+            org("a", "ok", &[lane("sentinel", "ok", Some(130)), lane("s3", "ok", Some(40))]),
+            org("b", "ok", &[lane("s3", "ok", Some(30))]),
+        ];
+        assert_eq!(
+            said(&orgs),
+            (Level::Fine, "All 2 organizations delivered until 2m 10s ago".into(), String::new())
+        );
+        assert_eq!(sentence(&orgs[1..]), "1 organization delivered until 30s ago");
+        assert_eq!(sentence(&[]), "No organization has started yet");
+    }
+
+    #[test]
+    fn a_pause_or_quarantine_needs_a_person_and_comes_before_everything_else() {
+        let paused = org("p", "ok", &[lane("s3", "paused", Some(90_000))]);
+        let rows =
+            with(org("q", "ok", &[lane("sentinel", "ok", Some(10))]), "/lanes/0/quarantined", json!(3));
+        let behind = org("r", "ok", &[lane("s3", "ok", Some(7_200))]);
+        let fine = org("s", "ok", &[lane("s3", "ok", Some(20))]);
+        let (level, headline, asides) = said(&[fine.clone(), behind, rows, paused.clone()]);
+        assert_eq!(level, Level::Attention);
+        assert_eq!(
+            headline,
+            "2 of 4 organizations need attention: p (s3 paused: journal full), q (sentinel: 3 rows in quarantine)"
+        );
+        assert_eq!(asides, "One is delivered until 20s ago. 1 organization is behind.");
+        assert_eq!(said(&[fine, paused]).2, "The other one is delivered until 20s ago.");
+    }
+
+    #[test]
+    fn what_is_late_without_a_pause_is_behind_and_says_why() {
+        let late = org("late", "ok", &[lane("s3", "ok", Some(1_801))]);
+        assert_eq!(
+            sentence(&[org("x", "ok", &[lane("s3", "ok", Some(1_800))])]),
+            "1 organization delivered until 30m 0s ago"
+        );
+        assert_eq!(
+            sentence(std::slice::from_ref(&late)),
+            "1 of 1 organization is behind: late (read until 30s ago)"
+        );
+        let backlog = with(late.clone(), "/lanes/0/backlog_events", json!(98_304));
+        assert_eq!(
+            sentence(&[backlog]),
+            "1 of 1 organization is behind: late (s3: 98,304 events to deliver)"
+        );
+        let hole = with(late.clone(), "/coverage/holes", json!(7_200));
+        assert_eq!(
+            sentence(&[hole]),
+            "1 of 1 organization is behind: late (catching up, 2h 0m not read yet)"
+        );
+        let hourly = with(
+            late,
+            "/source",
+            json!({
+                "state": "ok", "reason": null, "since": null, "remedy": null, "late_after_seconds": 10_800
+            }),
+        );
+        assert_eq!(said(&[hourly]).0, Level::Fine, "it is read every hour");
+    }
+
+    #[test]
+    fn a_wait_needs_nobody_and_what_has_said_nothing_is_starting() {
+        let waits = org("w", "waiting", &[lane("s3", "ok", Some(100))]);
+        let starting = org("n", "ok", &[lane("s3", "ok", None)]);
+        assert_eq!(
+            said(std::slice::from_ref(&waits)),
+            (
+                Level::Fine,
+                "1 organization delivered until 1m 40s ago".into(),
+                "1 organization waits for a while, which needs nobody.".into()
+            )
+        );
+        assert_eq!(said(&[waits, starting]).1, "Starting: 1 of 2 organizations has said nothing so far");
+    }
+
+    #[test]
+    fn retired_orgs_are_last_and_not_counted_and_damaged_seconds_are_always_said() {
+        let retired = with(org("aa", "ok", &[lane("s3", "ok", Some(900_000))]), "/state", json!("retired"));
+        let damaged = with(org("b", "ok", &[lane("s3", "ok", Some(50))]), "/coverage/damaged", json!(2));
+        let status = status(&[retired, damaged]);
+        let glance = glance(&status, NOW);
+        assert_eq!(glance.headline, "1 organization delivered until 50s ago");
+        assert_eq!(glance.asides, ["1 organization has seconds too dense to be read whole."]);
+        let order: Vec<&str> = glance.orgs.iter().map(|org| org.org.id.as_str()).collect();
+        assert_eq!(order, ["b", "aa"]);
+    }
+
+    #[test]
+    fn a_refused_configuration_and_a_daemon_that_does_not_run_are_said() {
+        let mut refused = status(&[org("a", "ok", &[lane("s3", "ok", Some(50))])]);
+        (refused.config.ok, refused.config.error) = (false, Some("orgs/a.toml:1".into()));
+        let seen = glance(&refused, NOW);
+        assert_eq!(
+            (seen.level, seen.headline.as_str()),
+            (Level::Attention, "1 organization delivered until 50s ago")
+        );
+        assert_eq!(
+            seen.asides,
+            ["The changed configuration was refused, and the one before stays in force."]
+        );
+
+        let stopped =
+            with(org("a", "waiting", &[lane("s3", "waiting", Some(50))]), "/source/reason", json!(STOPPED));
+        assert_eq!(sentence(&[stopped]), "The daemon does not run: 1 organization, delivered until 50s ago");
+    }
+
+    #[test]
+    fn of_many_only_some_are_named() {
+        let many: Vec<Value> = (0..1_000)
+            .map(|number| org(&format!("org-{number}"), "paused", &[lane("s3", "ok", Some(number))]))
+            .collect();
+        let headline = sentence(&many);
+        assert!(
+            headline.starts_with(
+                "1,000 of 1,000 organizations need attention: org-999 (source paused: throttled), "
+            ),
+            "{headline}"
+        );
+        assert!(headline.ends_with(", and 997 more"), "{headline}");
     }
 }

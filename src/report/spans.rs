@@ -102,10 +102,21 @@ mod tests {
         cover(&mut coverage, 0, 50, 200, &[]);
         assert_eq!(
             shown(&coverage, None),
-            [(0, 50, Settled), (50, 100, Hole), (100, 120, Settled), (120, 121, Damaged), (121, 160, Settled), (160, 200, Unsettled)]
+            [
+                (0, 50, Settled),
+                (50, 100, Hole),
+                (100, 120, Settled),
+                (120, 121, Damaged),
+                (121, 160, Settled),
+                (160, 200, Unsettled)
+            ]
         );
         let joined = shown(&coverage, Some(170));
-        assert_eq!(joined[4..], [(121, 170, Settled), (170, 200, Unsettled)], "nothing is owed below the floor");
+        assert_eq!(
+            joined[4..],
+            [(121, 170, Settled), (170, 200, Unsettled)],
+            "nothing is owed below the floor"
+        );
         assert_eq!(spans(&Coverage::default(), None, 40, None), (vec![], 0));
     }
 

@@ -65,10 +65,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_seen_is_spelled_out() {
-        assert_eq!(
-            clean("a\u{202e}b\u{200b}c\u{1b}[2J\n"),
-            "a\\u{202e}b\\u{200b}c\\u{1b}[2J\\n"
-        );
+        assert_eq!(clean("a\u{202e}b\u{200b}c\u{1b}[2J\n"), "a\\u{202e}b\\u{200b}c\\u{1b}[2J\\n");
         assert_eq!(clean("Ünïcode 組織 مؤسسة 🙂"), "Ünïcode 組織 مؤسسة 🙂");
     }
 

@@ -30,11 +30,11 @@ pub(super) fn table(status: &Status, from: &str, now: Second, colours: Colours) 
         text.push_str(&format!("changed, and in force from the next start of the daemon on: {keys}\n"));
     }
     let glance = glance(status, now);
-    text.push_str(&format!("{}.", glance.headline));
-    for aside in &glance.asides {
-        text.push_str(&format!(" {aside}"));
+    text.push_str(&format!("{}\n", glance.headline));
+    if !glance.asides.is_empty() {
+        text.push_str(&format!("{}\n", glance.asides.join(" ")));
     }
-    text.push_str(&format!("\n{}\n\n", counted(status)));
+    text.push_str(&format!("{}\n\n", counted(status)));
 
     let mut lines = vec![Line::Row(HEADINGS.map(str::to_owned), None)];
     for org in &glance.orgs {
@@ -123,7 +123,8 @@ fn add_lane(lines: &mut Vec<Line>, lane: &LaneStatus, now: Second) {
 
 /// Which of two configured secrets is in use.
 fn add_credential(lines: &mut Vec<Line>, credential: Option<&CredentialStatus>, now: Second) {
-    let Some(CredentialStatus { slot, since: Moment(since), or_longer, expires, warning }) = credential else {
+    let Some(CredentialStatus { slot, since: Moment(since), or_longer, expires, warning }) = credential
+    else {
         return;
     };
     let longer = if *or_longer { " or longer" } else { "" };
