@@ -21,7 +21,7 @@ use crate::clock::Second;
 use crate::destination::DestinationName;
 use crate::report::activity;
 use crate::report::glance::{
-    Glance, Level, OrgGlance, Part, glance, lane_part, org_glance, parts, source_part,
+    Glance, Level, OrgGlance, Part, glance, is_late, lane_part, org_glance, parts, source_part,
 };
 use crate::report::spans::SpanState;
 use crate::report::status::{CredentialStatus, ErrorStatus, LaneStatus, Moment, OrgStatus, State, Status};
@@ -455,13 +455,13 @@ fn row(glance: &OrgGlance<'_>, destinations: &[DestinationName], now: Second) ->
             _ => glance.matter.clone(),
         },
         source: source_cell(org, now),
-        lanes: destinations.iter().map(|name| lane(name).map(|lane| lane_cell(lane, now))).collect(),
+        lanes: destinations.iter().map(|name| lane(name).map(|lane| lane_cell(org, lane, now))).collect(),
         graph: (glance.level != Level::Retired).then(|| day(org, now)).flatten(),
     }
 }
 
 fn source_cell(org: &OrgStatus, now: Second) -> Cell {
-    let mut cell = cell(&source_part(&org.source), org.cursor, org.source.token.as_ref(), now);
+    let mut cell = cell(org, &source_part(&org.source), org.cursor, org.source.token.as_ref(), now);
     if org.coverage.holes > 0 {
         cell.notes.insert(0, format!("{} not read yet", length(org.coverage.holes)));
     }
@@ -471,8 +471,8 @@ fn source_cell(org: &OrgStatus, now: Second) -> Cell {
     cell
 }
 
-fn lane_cell(lane: &LaneStatus, now: Second) -> Cell {
-    let mut cell = cell(&lane_part(lane), lane.delivered_until, lane.credential.as_ref(), now);
+fn lane_cell(org: &OrgStatus, lane: &LaneStatus, now: Second) -> Cell {
+    let mut cell = cell(org, &lane_part(lane), lane.delivered_until, lane.credential.as_ref(), now);
     if lane.backlog_events > 0 {
         cell.notes.insert(0, format!("{} to deliver", counted(lane.backlog_events, "event")));
     }
@@ -482,11 +482,18 @@ fn lane_cell(lane: &LaneStatus, now: Second) -> Cell {
     cell
 }
 
-fn cell(part: &Part<'_>, until: Option<Moment>, credential: Option<&CredentialStatus>, now: Second) -> Cell {
+fn cell(
+    org: &OrgStatus,
+    part: &Part<'_>,
+    until: Option<Moment>,
+    credential: Option<&CredentialStatus>,
+    now: Second,
+) -> Cell {
     let is_ok = matches!(part.state, State::Ok | State::Retired);
+    let late = part.state == State::Ok && is_late(org, until.map(|Moment(at)| at), now);
     let mut cell = Cell {
         column: part.name,
-        state: part.state.as_str(),
+        state: if late { Level::Behind.as_str() } else { part.state.as_str() },
         is_ok,
         until: until.map(|at| age(at, now)),
         why: (!is_ok).then(|| {
@@ -527,7 +534,7 @@ fn in_use(credential: &CredentialStatus, now: Second) -> String {
 
 fn part_rows(org: &OrgStatus, now: Second) -> Vec<PartRow> {
     let source = PartRow {
-        cell: cell(&source_part(&org.source), org.cursor, None, now),
+        cell: cell(org, &source_part(&org.source), org.cursor, None, now),
         since: org.source.since.map(|at| age(at, now)),
         identity: None,
         backlog: None,
@@ -536,7 +543,7 @@ fn part_rows(org: &OrgStatus, now: Second) -> Vec<PartRow> {
         error: org.source.last_error.as_ref().map(|error| error_shown(error, now)),
     };
     let lanes = org.lanes.iter().map(|lane| PartRow {
-        cell: cell(&lane_part(lane), lane.delivered_until, None, now),
+        cell: cell(org, &lane_part(lane), lane.delivered_until, None, now),
         since: lane.since.map(|at| age(at, now)),
         identity: lane.identity.as_deref().map(text),
         backlog: Some((grouped(lane.backlog_chunks), grouped(lane.backlog_events))),
@@ -570,7 +577,7 @@ fn day(org: &OrgStatus, now: Second) -> Option<Graph> {
         },
         total: org.activity.as_ref().map(|known| grouped(known.total())).unwrap_or_default(),
         bars: org.activity.as_ref().map(graph::bars).unwrap_or_default(),
-        line: graph::line(&org.spans, range, 42.0),
+        line: graph::line(&org.spans, range, 42.0, 2.0),
     })
 }
 
@@ -604,7 +611,7 @@ fn whole(org: &OrgStatus, now: Second) -> Option<Whole> {
     });
     Some(Whole {
         label: graph::line_in_words(&org.spans, range),
-        line: graph::line(&org.spans, range, 2.0),
+        line: graph::line(&org.spans, range, 2.0, 0.7),
         from: Moment(start),
         listed: listed.collect(),
         more: (more > 0).then(|| counted(more, "more span")),

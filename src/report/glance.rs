@@ -71,13 +71,10 @@ pub struct Glance<'a> {
 
 pub fn glance(status: &Status, now: Second) -> Glance<'_> {
     let mut orgs: Vec<OrgGlance<'_>> = status.orgs.iter().map(|org| org_glance(org, now)).collect();
-    // Of equals, the one that is furthest back; one that has said nothing so far comes first.
+    // Of those in trouble, the one that is furthest back comes first. The others keep their places from look to look.
     orgs.sort_by(|a, b| {
-        (Reverse(a.level), a.delivered_until, &a.org.id).cmp(&(
-            Reverse(b.level),
-            b.delivered_until,
-            &b.org.id,
-        ))
+        let back = |org: &OrgGlance<'_>| (org.level >= Level::Behind).then_some(org.delivered_until);
+        (Reverse(a.level), back(a), &a.org.id).cmp(&(Reverse(b.level), back(b), &b.org.id))
     });
     let count = |level| orgs.iter().filter(|org| org.level == level).count() as u64;
     let all = orgs.len() as u64 - count(Level::Retired);
@@ -192,11 +189,16 @@ fn level(org: &OrgStatus, delivered_until: Option<Second>, now: Second) -> Level
     match (org.state, delivered_until) {
         (State::Retired, _) => Level::Retired,
         _ if state == State::Paused || quarantined => Level::Attention,
-        (_, Some(at)) if now - at > org.source.late_after_seconds => Level::Behind,
+        (_, until) if is_late(org, until, now) => Level::Behind,
         _ if state == State::Waiting => Level::Waiting,
         (_, None) => Level::Starting,
         _ => Level::Fine,
     }
+}
+
+/// Whether what is read or delivered until then is not recent.
+pub fn is_late(org: &OrgStatus, until: Option<Second>, now: Second) -> bool {
+    until.is_some_and(|at| now - at > org.source.late_after_seconds)
 }
 
 fn matter(org: &OrgStatus, level: Level, now: Second) -> Option<String> {

@@ -15,8 +15,6 @@ use crate::report::words::{counted, grouped, length};
 pub(super) const WIDTH: f64 = 192.0;
 /// Height of the bars, and where the line of coverage begins and ends.
 const BARS: f64 = 36.0;
-/// A hole or a damaged second is at least so wide.
-const VISIBLE: f64 = 2.0;
 
 /// A stretch of time, drawn across.
 #[derive(Clone, Copy, Debug)]
@@ -67,16 +65,16 @@ pub(super) struct Line {
     pub(super) damaged: String,
 }
 
-/// `top` is where the line begins; it is eight high.
-pub(super) fn line(spans: &[SpanStatus], range: Range, top: f64) -> Line {
+/// `top` is where the line begins; it is eight high. A hole or a damaged second is at least `visible` wide.
+pub(super) fn line(spans: &[SpanStatus], range: Range, top: f64, visible: f64) -> Line {
     let mut line = Line::default();
     for span in spans.iter().filter(|span| span.from.0 < range.until && span.until.0 > range.from) {
         let (from, until) = (range.at(span.from.0), range.at(span.until.0));
         let (path, top, height, least) = match span.state {
             SpanState::Settled => (&mut line.settled, top, 8.0, 0.0),
             SpanState::Unsettled => (&mut line.unsettled, top + 4.0, 4.0, 0.0),
-            SpanState::Hole => (&mut line.holes, top + 0.5, 7.0, VISIBLE),
-            SpanState::Damaged => (&mut line.damaged, top - 2.0, 12.0, VISIBLE),
+            SpanState::Hole => (&mut line.holes, top + 0.5, 7.0, visible),
+            SpanState::Damaged => (&mut line.damaged, top - 2.0, 12.0, visible),
         };
         let width = (until - from).max(least);
         let from = from.min(WIDTH - width);
@@ -151,7 +149,7 @@ mod tests {
             span(1_191, 1_192, SpanState::Hole),
             span(1_192, 1_500, SpanState::Unsettled),
         ];
-        let drawn = line(&spans, RANGE, 0.0);
+        let drawn = line(&spans, RANGE, 0.0, 2.0);
         assert_eq!(drawn.settled, "M0 0h100v8h-100z");
         assert_eq!(drawn.holes, "M190 0.5h2v7h-2z");
         assert_eq!((drawn.unsettled.as_str(), drawn.damaged.as_str()), ("", ""));
