@@ -3,6 +3,7 @@
 //! The status page and `status` both show what is decided here, so that they cannot say different things.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::status::{LaneStatus, Moment, OrgStatus, SourceStatus, State, Status};
@@ -151,24 +152,40 @@ fn waiting(n: u64) -> String {
     format!("{} {}", counted(n, "organization"), if n == 1 { "waits" } else { "wait" })
 }
 
-/// The first of them by name, with what is the matter.
+/// A few by name, with what is the matter; of more than a few, what is the matter with how many.
 fn named(orgs: &[OrgGlance<'_>], level: Level) -> String {
     let with: Vec<&OrgGlance<'_>> = orgs.iter().filter(|org| org.level == level).collect();
-    let mut names: Vec<String> = with
-        .iter()
-        .take(NAMED_MAX)
-        .map(|org| {
-            let id = cut(&clean(org.org.id.as_str()), NAME_CHARACTERS_MAX);
-            match &org.matter {
-                Some(matter) => format!("{id} ({matter})"),
-                None => id,
-            }
-        })
-        .collect();
-    if with.len() > NAMED_MAX {
-        names.push(format!("and {} more", grouped((with.len() - NAMED_MAX) as u64)));
+    let name = |org: &OrgGlance<'_>| cut(&clean(org.org.id.as_str()), NAME_CHARACTERS_MAX);
+    if with.len() <= NAMED_MAX {
+        let named = with.iter().map(|org| match &org.matter {
+            Some(matter) => format!("{} ({matter})", name(org)),
+            None => name(org),
+        });
+        return named.collect::<Vec<_>>().join(", ");
     }
-    names.join(", ")
+    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+    for kind in with.iter().flat_map(|org| troubles(org.org)) {
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let mut kinds: Vec<(String, u64)> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, count)| Reverse(*count));
+    let (shown, more) = if kinds.is_empty() {
+        (with.iter().map(|org| name(org)).collect::<Vec<_>>(), "and")
+    } else {
+        (kinds.iter().map(|(kind, count)| format!("{kind} ({})", grouped(*count))).collect(), "and")
+    };
+    let mut text = shown.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if shown.len() > NAMED_MAX {
+        text.push_str(&format!(", {more} {} more", grouped((shown.len() - NAMED_MAX) as u64)));
+    }
+    text
+}
+
+/// What of an org needs a person, without the figures that differ from org to org.
+fn troubles(org: &OrgStatus) -> impl Iterator<Item = String> {
+    let quarantine = org.lanes.iter().filter(|lane| lane.quarantined > 0);
+    let quarantine = quarantine.map(|lane| format!("{}: rows in quarantine", lane.destination));
+    paused(org).map(|part| format!("{} paused: {}", part.name, part.reason())).chain(quarantine)
 }
 
 pub fn org_glance(org: &OrgStatus, now: Second) -> OrgGlance<'_> {
@@ -451,17 +468,17 @@ mod tests {
     }
 
     #[test]
-    fn of_many_only_some_are_named() {
+    fn of_many_it_is_said_what_is_the_matter_with_how_many() {
         let many: Vec<Value> = (0..1_000)
             .map(|number| org(&format!("org-{number}"), "paused", &[lane("s3", "ok", Some(number))]))
             .collect();
-        let headline = sentence(&many);
-        assert!(
-            headline.starts_with(
-                "1,000 of 1,000 organizations need attention: org-999 (source paused: throttled), "
-            ),
-            "{headline}"
+        assert_eq!(
+            sentence(&many),
+            "1,000 of 1,000 organizations need attention: source paused: throttled (1,000)"
         );
-        assert!(headline.ends_with(", and 997 more"), "{headline}");
+        let behind: Vec<Value> = (0..5)
+            .map(|number| org(&format!("org-{number}"), "ok", &[lane("s3", "ok", Some(9_000 - number))]))
+            .collect();
+        assert_eq!(sentence(&behind), "5 of 5 organizations are behind: org-0, org-1, org-2, and 2 more");
     }
 }
