@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Second;
 use crate::metrics::Metrics;
 use crate::report::Reports;
 use crate::report::status::Status;
@@ -147,7 +148,7 @@ async fn api_status(State(seen): State<Seen>) -> Json<Status> {
 }
 
 async fn status_page(State(seen): State<Seen>, Query(asked): Query<page::Asked>) -> Response {
-    html(page::orgs(&seen.reports.status(), seen.reports.clock().now(), asked))
+    html(seen, move |status, now| page::orgs(status, now, asked)).await
 }
 
 async fn org_page(
@@ -155,14 +156,17 @@ async fn org_page(
     Path(id): Path<String>,
     Query(asked): Query<page::Asked>,
 ) -> Response {
-    html(page::org(&seen.reports.status(), seen.reports.clock().now(), &id, asked))
+    html(seen, move |status, now| page::org(status, now, &id, asked)).await
 }
 
-fn html(page: page::Page) -> Response {
+/// With thousands of orgs a page takes milliseconds: not on a runtime thread.
+async fn html(seen: Seen, make: impl FnOnce(&Status, Second) -> page::Page + Send + 'static) -> Response {
+    let made = tokio::task::spawn_blocking(move || make(&seen.reports.status(), seen.reports.clock().now()));
+    let Ok(page) = made.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     let html = match page.html {
         Ok(html) => Html(html),
         Err(error) => {
-            // Templates fail only where a value's own text does, and none of these can.
+            // A template fails only where a value's own text does, and none of these can.
             tracing::error!(%error, "the status page cannot be made");
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }

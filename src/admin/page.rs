@@ -157,7 +157,6 @@ struct Row {
     name: String,
     level: &'static str,
     word: &'static str,
-    matter: Option<String>,
     source: Cell,
     /// As many as there are columns.
     lanes: Vec<Option<Cell>>,
@@ -449,11 +448,6 @@ fn row(glance: &OrgGlance<'_>, destinations: &[DestinationName], now: Second) ->
         name: shown(&org.org, NAME_CHARACTERS_MAX),
         level: glance.level.as_str(),
         word: word(glance.level),
-        matter: match glance.level {
-            // Their cells say it.
-            Level::Attention | Level::Waiting => None,
-            _ => glance.matter.clone(),
-        },
         source: source_cell(org, now),
         lanes: destinations.iter().map(|name| lane(name).map(|lane| lane_cell(org, lane, now))).collect(),
         graph: (glance.level != Level::Retired).then(|| day(org, now)).flatten(),
