@@ -89,7 +89,7 @@ async function visit({ page, seen }, { name, url, width = 1280, height = 800, da
   const short = ({ id, nodes }) => `${id}: ${nodes.length} × ${nodes[0].html.slice(0, 160)} ${nodes[0].any[0]?.message ?? ""}`;
   found.violations = report.violations.map(short);
   found.undecided = report.incomplete.map(short);
-  if (screenshot) await page.screenshot({ path: screenshot.path, fullPage: screenshot.full ?? false });
+  if (screenshot) await page.screenshot({ path: screenshot });
   found.errors = errors;
   found.requests = requests;
   return found;

@@ -156,6 +156,22 @@ fn the_running_daemon_is_asked() {
     );
     assert!(out.contains(&format!("ago: {}", problem().cause)), "{out}");
     assert!(!out.contains('\u{1b}'), "{out}");
+
+    // The page for people says the same.
+    let headline = out.lines().nth(1).expect("a sentence");
+    let page = page_of(admin.address);
+    assert!(page.contains(&format!("<h1>{headline}</h1>")), "{page}");
+    assert!(page.contains(&problem().remedy) && page.contains(&problem().cause), "{page}");
+}
+
+fn page_of(address: SocketAddr) -> String {
+    use std::io::{Read, Write};
+
+    let mut connection = std::net::TcpStream::connect(address).unwrap();
+    write!(connection, "GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]
