@@ -7,12 +7,13 @@
 use std::fmt::Write;
 
 use crate::clock::Second;
-use crate::report::activity::ActivityStatus;
+use crate::report::activity::{self, ActivityStatus};
 use crate::report::spans::{SpanState, SpanStatus};
+use crate::report::status::OrgStatus;
 use crate::report::words::{counted, grouped, length};
 
 /// Units of a graph across; its style decides how large that is.
-pub(super) const WIDTH: f64 = 192.0;
+const WIDTH: f64 = 192.0;
 /// Height of the bars, and where the line of coverage begins and ends.
 const BARS: f64 = 36.0;
 
@@ -28,6 +29,48 @@ impl Range {
         let length = (self.until - self.from).max(1) as f64;
         ((moment - self.from) as f64 / length * WIDTH).clamp(0.0, WIDTH)
     }
+}
+
+pub(super) struct Graph {
+    pub(super) label: String,
+    pub(super) total: String,
+    pub(super) bars: String,
+    pub(super) line: Line,
+}
+
+/// The last day: bars, and coverage below them.
+pub(super) fn day(org: &OrgStatus, now: Second) -> Option<Graph> {
+    if org.activity.is_none() && org.spans.is_empty() {
+        return None;
+    }
+    let from = activity::since(now);
+    let range = Range { from, until: from + activity::STEPS * activity::STEP_SECONDS };
+    let coverage = line_in_words(&org.spans, range);
+    let events = org.activity.as_ref().map(bars_in_words);
+    Some(Graph {
+        label: match &events {
+            Some(events) => format!("{events}; of that time {coverage}"),
+            None => format!("events not counted yet; of the last 24 hours {coverage}"),
+        },
+        total: org.activity.as_ref().map(|known| grouped(known.total())).unwrap_or_default(),
+        bars: org.activity.as_ref().map(bars).unwrap_or_default(),
+        line: line(&org.spans, range, 42.0, 2.0),
+    })
+}
+
+/// Where the full six hours lie in the graph of the day, in its units, and what they are called.
+pub(super) fn hours(now: Second) -> Vec<(String, String)> {
+    let from = activity::since(now);
+    let first = (from.0.div_euclid(21_600) + 1) * 21_600;
+    let day = activity::STEPS * activity::STEP_SECONDS;
+    (0..4)
+        .map(|index| Second(first + index * 21_600))
+        .filter(|at| *at - from < day)
+        .map(|at| {
+            let x = (at - from) as f64 / day as f64 * WIDTH;
+            (format!("{x:.1}"), at.to_string().get(11..16).unwrap_or_default().to_owned())
+        })
+        .collect()
 }
 
 /// Bars of new events; empty where there were none.

@@ -1,8 +1,11 @@
 use tokio::time::Instant;
 
+use super::graph::hours;
+use super::problem::PROBLEMS_MAX;
 use super::*;
 use crate::clock::{Clock, Window};
 use crate::coverage::Coverage;
+use crate::destination::DestinationName;
 use crate::journal::Outstanding;
 use crate::metrics::Metrics;
 use crate::problem::{PauseReason, Problem, WaitReason};
@@ -171,4 +174,44 @@ fn the_policy_knows_the_one_style_sheet() {
     let style = html.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next()).unwrap();
     let hash = STANDARD.encode(Sha256::digest(style.as_bytes()));
     assert!(content_security_policy().contains(&format!("style-src 'sha256-{hash}'")), "{style}");
+}
+
+#[tokio::test]
+async fn a_credential_that_ends_soon_stands_out_and_one_that_a_machine_renews_does_not() {
+    use crate::report::status::CredentialStatus;
+
+    let reports = many(1);
+    let says = |since: i64, or_longer: bool, ends: i64| {
+        let mut status = reports.status();
+        status.orgs[0].source.token = Some(CredentialStatus {
+            slot: "next_token".into(),
+            since: Moment(NOW - since),
+            or_longer,
+            expires: Some(Moment(NOW + ends)),
+            warning: None,
+        });
+        orgs(&status, NOW, asked(&[])).html.unwrap()
+    };
+    let (day, stands_out) = (86_400, "<span class=\"note warning\">next token ");
+    let page = says(30 * day, false, 13 * day);
+    assert!(page.contains(&format!("{stands_out}30d 0h old, ends in 13d 0h")), "{page}");
+    assert!(says(60, true, 3_000).contains(&format!("{stands_out}≥ 1m 0s old, ends in 50m 0s")));
+    assert!(says(3_700, false, -100).contains(&format!("{stands_out}1h 1m old, ended 1m 40s ago")));
+    for calm in [says(30 * day, false, 15 * day), says(600, false, 3_000)] {
+        assert!(!calm.contains(stands_out) && calm.contains("next token "), "{calm}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_part_waits_for_is_said_where_it_waits_and_errors_of_the_past_are_on_the_orgs_page() {
+    let reports = many(1);
+    let lane =
+        reports.org(&settings("org-0000", "corp", &[DestinationName::S3])).lane(DestinationName::S3).clone();
+    lane.waiting(WaitReason::Backoff, None, "no answer within 30 s");
+    assert!(shown(&reports, &[]).contains("waiting 0s: backoff"), "{}", shown(&reports, &[]));
+    assert!(shown(&reports, &[]).contains("no answer within 30 s"));
+    lane.ok();
+    assert!(!shown(&reports, &[]).contains("no answer within 30 s"));
+    let page = org(&reports.status(), NOW, "org-0000", asked(&[])).html.unwrap();
+    assert!(page.contains("0s</time> ago: no answer within 30 s"), "{page}");
 }
