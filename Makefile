@@ -8,7 +8,7 @@ CARGO_MUTANTS := .tools/bin/cargo-mutants
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs tools clean
+.PHONY: help demo test screenshots lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -20,6 +20,9 @@ demo: ## watch events travel over real HTTP while things break, then see them co
 
 test: tools ## every test: pure cores, the real binary against its world, other people's clients as referees
 	cargo test --locked
+
+screenshots: tools ## the pictures in docs/status-page.md, by the test that looks at the status page
+	SCREENSHOTS=$(CURDIR)/docs/status-page cargo test --locked --test it status_page::the_status_page
 
 # SEEDS=10000, FROM=5000; SEED=17 for one, with KEEP, ORGS and THIN as a failing one prints them; UNTIL_FAILURE=1 ends at the first.
 simulate: ## days of the whole core in simulated time, thousands of seeds, each judged: SEEDS=10000 is ten minutes, SEED=17 one of them

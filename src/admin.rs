@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::header::{self, HeaderValue};
+use axum::extract::{Path, Query, State};
+use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Second;
 use crate::metrics::Metrics;
 use crate::report::Reports;
 use crate::report::status::Status;
@@ -86,6 +87,8 @@ pub async fn serve(
 fn router(seen: Seen) -> Router {
     Router::new()
         .route("/", get(status_page))
+        .route("/org/{id}", get(org_page))
+        .route("/icon/{level}", get(icon))
         .route("/metrics", get(metrics_page))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -144,8 +147,44 @@ async fn api_status(State(seen): State<Seen>) -> Json<Status> {
     Json(seen.reports.status())
 }
 
-async fn status_page(State(seen): State<Seen>) -> Html<String> {
-    Html(page::page(&seen.reports.status(), seen.reports.clock().now()))
+async fn status_page(State(seen): State<Seen>, Query(asked): Query<page::Asked>) -> Response {
+    html(seen, move |status, now| page::orgs(status, now, asked)).await
+}
+
+async fn org_page(
+    State(seen): State<Seen>,
+    Path(id): Path<String>,
+    Query(asked): Query<page::Asked>,
+) -> Response {
+    html(seen, move |status, now| page::org(status, now, &id, asked)).await
+}
+
+/// With thousands of orgs a page takes milliseconds: not on a runtime thread.
+async fn html(seen: Seen, make: impl FnOnce(&Status, Second) -> page::Page + Send + 'static) -> Response {
+    let made = tokio::task::spawn_blocking(move || make(&seen.reports.status(), seen.reports.clock().now()));
+    let Ok(page) = made.await else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    let html = match page.html {
+        Ok(html) => Html(html),
+        Err(error) => {
+            // A template fails only where a value's own text does, and none of these can.
+            tracing::error!(%error, "the status page cannot be made");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+    };
+    let code = if page.found { StatusCode::OK } else { StatusCode::NOT_FOUND };
+    if page.refreshes {
+        let refresh = HeaderName::from_static("refresh");
+        (code, [(refresh, HeaderValue::from(page::REFRESH_SECONDS))], html).into_response()
+    } else {
+        (code, html).into_response()
+    }
+}
+
+async fn icon(Path(level): Path<String>) -> Response {
+    match page::icon(&level) {
+        Some(icon) => ([(header::CONTENT_TYPE, "image/svg+xml")], icon).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 #[cfg(test)]

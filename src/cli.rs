@@ -16,7 +16,6 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 mod verify;
-mod words;
 
 use std::ffi::OsString;
 use std::fmt;

@@ -29,6 +29,8 @@ use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem, WaitReason};
 use crate::pulumi::budget::Urgency;
 use crate::pulumi::client::{Client, SourceError};
+use crate::report::activity::{self, Activity};
+use crate::report::spans::spans;
 use crate::report::{CoverageFigures, OrgReport};
 use crate::retry;
 use crate::rotation::Slot;
@@ -61,6 +63,9 @@ const TOKEN_NOTE: &str = "token_in_use";
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often catching up says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
+
+/// Pages of the tally that are counted at once, for people: six hours.
+const MINUTES_COUNTED_AT_ONCE: i64 = 360;
 
 /// A reading of no more events is compared and packed where it is: it takes a millisecond. A larger one keeps a thread busy.
 const SMALL_READING: usize = 100;
@@ -111,6 +116,8 @@ pub struct Collector {
     /// What the token sees in place of an organization that is not found; asked once until a sweep succeeds again.
     seen_instead: Option<String>,
     progress_said: Option<Instant>,
+    /// The events of the last day have been counted, for people.
+    day_counted: bool,
 }
 
 /// What a collector is made from.
@@ -205,6 +212,7 @@ impl Collector {
             forbidden: Forbidden::default(),
             seen_instead: None,
             progress_said: None,
+            day_counted: false,
         }
     }
 
@@ -599,6 +607,7 @@ impl Collector {
     fn count(&self, kind: Kind, now: Second, new: &[New]) {
         let metrics = &self.metrics;
         metrics.events_new.inc_by(new.len() as u64);
+        self.report.new_events(new.iter().filter_map(|new| new.at));
         if kind == Kind::Rescan {
             metrics.events_late.inc_by(new.len() as u64);
         }
@@ -648,6 +657,8 @@ impl Collector {
     }
 
     async fn reload(&mut self) {
+        // A commit that seemed to fail may have succeeded.
+        self.day_counted = false;
         let lanes = self.settings.destinations();
         match self.journal.open(&self.settings.id, &lanes).await {
             Ok(state) => self.state = state,
@@ -707,7 +718,7 @@ impl Collector {
         self.seen_instead = None;
         self.report.source().ok();
         self.forbidden.clear(&*self.journal, &self.settings.id).await;
-        self.metrics.last_successful_sweep.set(self.clock.now().0 as f64);
+        self.report.swept();
         self.last = Some(kind);
         match kind {
             Kind::Head => {
@@ -717,6 +728,31 @@ impl Collector {
             Kind::Catchup | Kind::Rescan => self.last_background = Some(kind),
         }
         self.say_progress();
+        self.count_day().await;
+    }
+
+    /// Counts what the tally holds of the last day; afterwards what is journaled is added. Not before something has been journaled,
+    /// so that it delays nothing, and a few hours at a time, so that it takes little memory.
+    async fn count_day(&mut self) {
+        if self.day_counted {
+            return;
+        }
+        let now = self.clock.now();
+        let mut activity = Activity::default();
+        let mut from = activity::since(now).0.div_euclid(60);
+        // A service whose clock is ahead has events of an hour that is still to come here.
+        let until = now.0.div_euclid(60) + 60;
+        while from < until {
+            let to = (from + MINUTES_COUNTED_AT_ONCE).min(until);
+            // What cannot be read is the business of who needs it; here the next sweep tries again.
+            let Ok(pages) = self.journal.tally(&self.settings.id, from, to).await else { return };
+            for page in pages {
+                activity.add(Second(page.minute * 60), tally::occurrences(&page), now);
+            }
+            from = to;
+        }
+        self.report.activity(activity);
+        self.day_counted = true;
     }
 
     fn say_coverage(&self) {
@@ -733,6 +769,8 @@ impl Collector {
             damaged_seconds: coverage.damaged_seconds(),
             unsettled_seconds: coverage.unsettled_seconds(&self.policy.rescan_after, self.state.tally_floor),
         });
+        let last = self.policy.rescan_after.last().copied().unwrap_or(0);
+        self.report.spans(spans(coverage, start, last, self.state.tally_floor));
         self.journaled.send_replace(Journaled { next: self.state.next, cursor });
     }
 

@@ -5,23 +5,29 @@
 //!
 //! *Why one place:* a pause that is logged and not shown, or shown and not counted, is a silent one for somebody.
 
+pub mod activity;
+pub mod glance;
 mod party;
+pub mod spans;
 pub mod status;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::audit::{Act, Audit, Entry, Head};
-use crate::clock::{Clock, Second};
+use crate::clock::{Clock, Second, whole_seconds};
 use crate::config::settings::OrgSettings;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::Usage;
 use crate::metrics::{self, Metrics, OrgMetrics};
 
+use activity::Activity;
 pub use party::Party;
-use status::{ConfigStatus, CoverageStatus, Moment, OrgStatus, SourceStatus, State, Status};
+use spans::SpanStatus;
+use status::{ConfigStatus, CoverageStatus, LATE_AFTER, Moment, OrgStatus, SourceStatus, State, Status};
 
 /// The reports of all orgs. Cloning is cheap.
 #[derive(Clone)]
@@ -89,6 +95,11 @@ impl Reports {
             source: party(None),
             lanes: destinations.iter().map(|name| (*name, party(Some(*name)))).collect(),
             figures: Mutex::new(before.map(|report| *lock(&report.0.figures)).unwrap_or_default()),
+            spans: Mutex::new(before.map(|report| lock(&report.0.spans).clone()).unwrap_or_default()),
+            activity: Mutex::new(before.and_then(|report| lock(&report.0.activity).clone())),
+            last_sweep: Mutex::new(before.and_then(|report| *lock(&report.0.last_sweep))),
+            late_after: late_after(settings),
+            clock: self.0.clock.clone(),
             swept: AtomicBool::new(before.is_some_and(|report| report.0.swept.load(Ordering::Acquire))),
             metrics,
             audit: self.0.audit.get().cloned(),
@@ -112,22 +123,20 @@ impl Reports {
                 cursor: None,
                 tip: None,
                 coverage: CoverageStatus::default(),
-                source: SourceStatus {
-                    state: State::Retired,
-                    reason: None,
-                    since: None,
-                    remedy: None,
-                    token: None,
-                },
+                spans: Vec::new(),
+                spans_left_out: 0,
+                activity: None,
+                source: SourceStatus::retired(None),
                 lanes: Vec::new(),
             },
         };
         let since = Some(Moment(self.0.clock.now()));
         last.state = State::Retired;
-        last.source = SourceStatus { state: State::Retired, reason: None, since, remedy: None, token: None };
+        last.source = SourceStatus::retired(since);
+        last.activity = None;
         for lane in &mut last.lanes {
             (lane.state, lane.reason, lane.since, lane.remedy) = (State::Retired, None, since, None);
-            lane.credential = None;
+            (lane.credential, lane.last_error) = (None, None);
         }
         orgs.insert(id.clone(), Known::Retired(Box::new(last)));
         self.0.metrics.remove_org(id);
@@ -228,6 +237,13 @@ struct Org {
     source: Party,
     lanes: BTreeMap<DestinationName, Party>,
     figures: Mutex<CoverageFigures>,
+    /// And how many were left out.
+    spans: Mutex<(Vec<SpanStatus>, u64)>,
+    /// None before it was counted.
+    activity: Mutex<Option<Activity>>,
+    last_sweep: Mutex<Option<Second>>,
+    late_after: i64,
+    clock: Clock,
     swept: AtomicBool,
     audit: Option<Audit>,
 }
@@ -281,6 +297,36 @@ impl OrgReport {
         gauges.unsettled_seconds.set(figures.unsettled_seconds as f64);
     }
 
+    /// The same, piece by piece, and how many pieces were left out.
+    pub fn spans(&self, spans: (Vec<SpanStatus>, u64)) {
+        *lock(&self.0.spans) = spans;
+    }
+
+    /// What the journal holds of the last day.
+    pub fn activity(&self, counted: Activity) {
+        *lock(&self.0.activity) = Some(counted);
+    }
+
+    /// Counts new events; before those of the last day were counted, it does nothing, as they will be among them.
+    pub fn new_events(&self, happened: impl Iterator<Item = Second>) {
+        if let Some(activity) = lock(&self.0.activity).as_mut() {
+            let now = self.0.clock.now();
+            happened.for_each(|at| activity.add(at, 1, now));
+        }
+    }
+
+    /// Whether the events of the last day were counted.
+    pub fn has_activity(&self) -> bool {
+        lock(&self.0.activity).is_some()
+    }
+
+    /// A window was read and journaled.
+    pub fn swept(&self) {
+        let now = self.0.clock.now();
+        *lock(&self.0.last_sweep) = Some(now);
+        self.0.metrics.last_successful_sweep.set(metrics::time(Some(now)));
+    }
+
     pub fn journal(&self, usage: Usage) {
         self.0.metrics.journal_chunks.set(metrics::figure(usage.chunks));
         self.0.metrics.journal_bytes.set(metrics::figure(usage.bytes));
@@ -304,7 +350,19 @@ impl OrgReport {
     fn status(&self) -> OrgStatus {
         let figures = *lock(&self.0.figures);
         let lanes: Vec<_> = self.0.lanes.iter().map(|(name, party)| party.lane_status(*name)).collect();
-        let source = self.0.source.source_status();
+        let shown = self.0.source.shown();
+        let source = SourceStatus {
+            state: shown.state,
+            reason: shown.reason,
+            since: shown.since,
+            remedy: shown.remedy,
+            token: shown.credential,
+            last_sweep: lock(&self.0.last_sweep).map(Moment),
+            last_error: shown.last_error,
+            late_after_seconds: self.0.late_after,
+        };
+        let (spans, spans_left_out) = lock(&self.0.spans).clone();
+        let activity = lock(&self.0.activity).as_ref().map(|known| known.shown(self.0.clock.now()));
         let state = lanes.iter().map(|lane| lane.state).fold(source.state, State::max);
         OrgStatus {
             id: self.0.id.clone(),
@@ -318,10 +376,20 @@ impl OrgReport {
                 damaged: figures.damaged_seconds,
                 unsettled: figures.unsettled_seconds,
             },
+            spans,
+            spans_left_out,
+            activity,
             source,
             lanes,
         }
     }
+}
+
+/// From when on an org that is read so often is behind: polls may fail now and then.
+pub fn late_after(settings: &OrgSettings) -> i64 {
+    let source = &settings.source;
+    let polls = whole_seconds(source.poll_interval).saturating_mul(3);
+    LATE_AFTER.max(polls).saturating_add(whole_seconds(source.settle))
 }
 
 /// A line that the disk refuses is in the log instead, and nothing waits for it: what it tells of has happened.

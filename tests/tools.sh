@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, Prometheus, and the vendors' clients. Run it
-# as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
+# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, Prometheus, a browser, and the vendors'
+# clients. Run it as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
 # the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace.
 set -eu
 
@@ -52,6 +52,7 @@ if [ "$clients" = yes ]; then
     if ! command -v node >/dev/null 2>&1; then debian nodejs "to run the JavaScript clients"; fi
     if ! command -v npm >/dev/null 2>&1; then debian npm "to install the JavaScript clients"; fi
     unpacked prometheus usr/bin/promtool "to try the rules and alerts"
+    if ! command -v chromium >/dev/null 2>&1; then debian chromium "to look at the status page"; fi
 fi
 
 if [ ! -x .tools/venv/bin/python ]; then
@@ -88,4 +89,13 @@ else
     cp tests/referees/package.json .tools/node/package.json
     npm install --prefix .tools/node --no-audit --no-fund --loglevel=error >/dev/null
     echo "installed the JavaScript clients"
+fi
+
+mkdir -p .tools/browser
+if [ -d .tools/browser/node_modules/playwright-core ] && cmp -s tests/browser/package.json .tools/browser/package.json; then
+    echo "has what drives the browser"
+else
+    cp tests/browser/package.json .tools/browser/package.json
+    npm install --prefix .tools/browser --no-audit --no-fund --loglevel=error >/dev/null
+    echo "installed what drives the browser"
 fi

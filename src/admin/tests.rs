@@ -45,7 +45,10 @@ async fn metrics_status_and_page_are_served_with_headers_that_forbid_everything_
     for (path, kind, part) in [
         ("/metrics", "text/plain; version=0.0.4", "pulumi_audit_pages_total{org=\"acme\"} 0\n"),
         ("/api/status", "application/json", "\"id\":\"acme\""),
-        ("/", "text/html", "<small>acme-corp</small>"),
+        ("/", "text/html", "<bdi>acme-corp</bdi>"),
+        ("/?q=acme&show=fine&page=2&refresh=off", "text/html", "No organization matches."),
+        ("/org/acme", "text/html", "<bdi>acme-corp</bdi>"),
+        ("/icon/attention.svg", "image/svg+xml", "<svg "),
         ("/livez", "text/plain", "ok\n"),
     ] {
         let answer = running.ask("GET", path).await;
@@ -63,12 +66,30 @@ async fn metrics_status_and_page_are_served_with_headers_that_forbid_everything_
 async fn only_get_and_head_are_allowed() {
     let running = running().await;
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
-        let answer = running.ask(method, "/api/status").await;
-        assert!(answer.starts_with("HTTP/1.1 405"), "{method}: {answer}");
-        assert!(answer.contains("allow: GET,HEAD"), "{answer}");
-        assert!(answer.contains("x-content-type-options: nosniff"), "{answer}");
+        for path in ["/api/status", "/", "/org/acme", "/icon/fine.svg"] {
+            let answer = running.ask(method, path).await;
+            assert!(answer.starts_with("HTTP/1.1 405"), "{method} {path}: {answer}");
+            assert!(answer.contains("allow: GET,HEAD"), "{answer}");
+            assert!(answer.contains("x-content-type-options: nosniff"), "{answer}");
+        }
     }
-    assert!(running.ask("GET", "/elsewhere").await.starts_with("HTTP/1.1 404"));
+    for path in ["/elsewhere", "/org/acme", "/org/", "/icon/none.svg", "/icon/..%2Fstyle.css"] {
+        let answer = running.ask("GET", path).await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+        assert!(answer.contains("content-security-policy: default-src 'none';"), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_refreshes_itself_unless_it_is_asked_not_to() {
+    let running = running().await;
+    running.reports.org(&settings("acme", "acme-corp", &[DestinationName::S3]));
+    for path in ["/", "/org/acme", "/?q=%22", "/org/acme?refresh=on"] {
+        assert!(running.ask("GET", path).await.contains("\r\nrefresh: 30\r\n"), "{path}");
+    }
+    for path in ["/?refresh=off", "/org/acme?refresh=off", "/org/nobody", "/api/status", "/metrics"] {
+        assert!(!running.ask("GET", path).await.contains("\r\nrefresh:"), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -97,8 +118,16 @@ async fn hostile_names_and_texts_are_escaped_on_the_page() {
     running.reports.set_config(false, Some(hostile.into()));
     let page = running.ask("GET", "/").await;
     assert!(!page.contains("<script") && !page.contains("alert('x')"), "{page}");
-    let escaped = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;";
-    assert_eq!(page.matches(escaped).count(), 3, "{page}");
+    let escaped = "&#60;script&#62;alert(&#39;x&#39;)&#60;/script&#62;&#34;&#38;";
+    // Configuration, cause, remedy, and the name.
+    assert_eq!(page.matches(escaped).count(), 4, "{page}");
+    let page = running.ask("GET", "/org/acme").await;
+    assert!(!page.contains("<script") && !page.contains("alert('x')"), "{page}");
+    // The name, cause and remedy, and the cause in the table.
+    assert_eq!(page.matches(escaped).count(), 4, "{page}");
+    let page = running.ask("GET", "/?q=%3Cscript%3E%22%20autofocus%20onfocus=%22").await;
+    assert!(!page.contains("<script") && !page.contains("\" autofocus"), "{page}");
+    assert!(page.contains("value=\"&#60;script&#62;&#34; autofocus onfocus=&#34;\""), "{page}");
     let status = running.ask("GET", "/api/status").await;
     let body: Status = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!(body.orgs[0].org, hostile);

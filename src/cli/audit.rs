@@ -5,9 +5,9 @@ use std::io::{ErrorKind, Write};
 
 use anyhow::{Context, anyhow};
 
-use super::words::clean;
 use super::{AuditFlags, Exit, Failure, Global};
 use crate::audit::{self, Checked, Line};
+use crate::report::words::clean;
 
 /// Lines that are shown without `--all`.
 const SHOWN: usize = 50;

@@ -11,7 +11,6 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::words::{clean, length};
 use super::{CoverageFlags, Exit, Failure, Global, known_orgs, runtime};
 use crate::clock::{Second, whole_seconds};
 use crate::config::settings::{OrgSettings, Settings};
@@ -19,6 +18,7 @@ use crate::event::OrgId;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, OrgState};
 use crate::report::status::{CoverageStatus, Moment};
+use crate::report::words::{clean, length};
 
 /// Lines about one org's spans, and about those of all orgs, without `--all`.
 const LINES_PER_ORG: usize = 20;

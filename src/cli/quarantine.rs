@@ -13,7 +13,6 @@ use std::io::Write;
 use serde::Serialize;
 use serde_json::json;
 
-use super::words::clean;
 use super::{Exit, Failure, Global, QuarantineCommand, QuarantineListFlags, known_orgs, runtime};
 use crate::clock::Clock;
 use crate::config::settings::Settings;
@@ -23,6 +22,7 @@ use crate::journal::decision::{Action, Decision};
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError, Quarantined};
 use crate::report::status::Moment;
+use crate::report::words::clean;
 
 /// Rows read at once.
 const PAGE: u32 = 500;

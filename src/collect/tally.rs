@@ -54,6 +54,27 @@ pub fn minute(event: &Event) -> i64 {
     event.at.map_or(TIMELESS_MINUTE, |at| at.0.div_euclid(60))
 }
 
+/// Events that a page tallies; none where it does not read, which is for [`Tally::read`] to say. Nothing is put together for it: a
+/// day may have millions.
+pub fn occurrences(page: &TallyPage) -> u64 {
+    let counted = || {
+        let (version, mut rest) = page.body.split_first()?;
+        let mut events = 0;
+        while *version == PAGE_VERSION && !rest.is_empty() {
+            take_short(&mut rest)?;
+            for _ in 0..take_number(&mut rest)? {
+                take_short(&mut rest)?;
+                events += u64::from(take_number(&mut rest)?);
+                for _ in 0..take_number(&mut rest)? {
+                    take_short(&mut rest)?;
+                }
+            }
+        }
+        Some(events)
+    };
+    counted().unwrap_or(0)
+}
+
 impl Tally {
     /// # Errors
     /// When a page's bytes are not what [`Tally::changed`] writes.
@@ -331,6 +352,19 @@ mod tests {
             new.iter().map(|new| (new.event.identity.0[0], new.event.payload.0[0])).collect();
         new.sort_unstable();
         new
+    }
+
+    #[test]
+    fn a_page_tells_how_many_events_it_tallies_and_a_damaged_one_none() {
+        let mut tally = Tally::default();
+        assert_eq!(look(&mut tally, &[(1, 1), (1, 1), (1, 2), (2, 5)]).len(), 4);
+        assert_eq!(look(&mut tally, &[(1, 7), (1, 1), (1, 2), (2, 5)]), [], "renamed, not new");
+        let pages = tally.changed();
+        assert_eq!(pages.iter().map(occurrences).sum::<u64>(), 4);
+        let page = |body: &[u8]| TallyPage { minute: 1, body: body.to_vec() };
+        for damaged in [&b""[..], b"?", &pages[0].body[..pages[0].body.len() - 1], &[9; 45]] {
+            assert_eq!(occurrences(&page(damaged)), 0, "{damaged:?}");
+        }
     }
 
     #[test]

@@ -18,10 +18,13 @@ use crate::metrics::{self, OrgMetrics};
 use crate::problem::{Problem, WaitReason};
 use crate::rotation::{InUse, Standing};
 
-use super::status::{CredentialStatus, LaneStatus, Moment, SourceStatus, State};
+use super::status::{CredentialStatus, ErrorStatus, LaneStatus, Moment, State};
+use super::words;
 
 /// Who exchanges credentials, in the audit record.
 const BY_ITSELF: &str = "the forwarder";
+/// Most characters kept of what went wrong.
+const ERROR_CHARACTERS_MAX: usize = 1_000;
 /// A wait at least this long is worth a line when it ends.
 const WAIT_WORTH_A_LINE_SECONDS: i64 = 60;
 
@@ -52,6 +55,8 @@ struct Now {
     checkpoint: Option<u64>,
     delivered_until: Option<Second>,
     outstanding: Outstanding,
+    /// What went wrong last, and when.
+    last_error: Option<(Second, String)>,
 }
 
 /// Which secret it uses.
@@ -59,6 +64,8 @@ struct Now {
 struct Credential {
     /// The last that was accepted, and since when.
     last: Option<(InUse, Second)>,
+    /// It is not the first of this process.
+    exchanged: bool,
     /// It still is.
     in_use: bool,
     warning: Option<String>,
@@ -117,6 +124,10 @@ impl Party {
         let (org, destination) = self.names();
         let until = until.map(|at| at.to_string());
         let mut now = self.now();
+        // Putting state back is no error.
+        if reason != WaitReason::Recovering {
+            self.went_wrong(&mut now, cause);
+        }
         match now.condition {
             Condition::Ok => {
                 self.change(&mut now, Condition::Waiting(reason));
@@ -140,6 +151,7 @@ impl Party {
     /// It is paused until a person acts. Logged when it begins, and when its reason changes; repeating it costs nothing.
     pub fn paused(&self, problem: &Problem) {
         let mut now = self.now();
+        self.went_wrong(&mut now, &problem.cause);
         let since = now.since;
         let known = match &now.condition {
             Condition::Paused(known) => Some(known.clone()),
@@ -214,6 +226,7 @@ impl Party {
             }
             let moved = known.filter(|(known, _)| known.fingerprint == in_use.fingerprint);
             let since = moved.map_or_else(|| self.0.clock.now(), |(_, since)| since);
+            now.credential.exchanged |= known.is_some() && moved.is_none();
             now.credential.last = Some((in_use, since));
         }
         if standing.warning != now.credential.warning {
@@ -240,23 +253,28 @@ impl Party {
         self.0.destination
     }
 
-    pub(super) fn source_status(&self) -> SourceStatus {
+    /// State, reason, since when, remedy, credential, last error.
+    pub(super) fn shown(&self) -> Shown {
         let now = self.now();
         let (state, reason, remedy) = now.condition.shown();
-        SourceStatus { state, reason, since: now.since.map(Moment), remedy, token: now.credential.status() }
+        let last_error =
+            now.last_error.as_ref().map(|(at, text)| ErrorStatus { at: Moment(*at), text: text.clone() });
+        let since = now.since.map(Moment);
+        Shown { state, reason, since, remedy, credential: now.credential.status(), last_error }
     }
 
     pub(super) fn lane_status(&self, destination: DestinationName) -> LaneStatus {
+        let Shown { state, reason, since, remedy, credential, last_error } = self.shown();
         let now = self.now();
-        let (state, reason, remedy) = now.condition.shown();
         LaneStatus {
             destination,
             identity: now.identity.as_ref().map(|who| who()),
-            credential: now.credential.status(),
+            credential,
             state,
             reason,
-            since: now.since.map(Moment),
+            since,
             remedy,
+            last_error,
             checkpoint: now.checkpoint,
             delivered_until: now.delivered_until.map(Moment),
             backlog_chunks: now.outstanding.chunks,
@@ -279,6 +297,10 @@ impl Party {
         (std::mem::replace(&mut now.condition, to), length)
     }
 
+    fn went_wrong(&self, now: &mut Now, cause: &str) {
+        now.last_error = Some((self.0.clock.now(), words::cut(cause, ERROR_CHARACTERS_MAX)));
+    }
+
     fn names(&self) -> (&str, &'static str) {
         (self.0.org.as_str(), self.0.destination.map_or(metrics::SOURCE, DestinationName::as_str))
     }
@@ -288,12 +310,24 @@ impl Party {
     }
 }
 
+/// What a source and a lane show alike.
+pub(super) struct Shown {
+    pub(super) state: State,
+    pub(super) reason: Option<String>,
+    pub(super) since: Option<Moment>,
+    pub(super) remedy: Option<String>,
+    pub(super) credential: Option<CredentialStatus>,
+    pub(super) last_error: Option<ErrorStatus>,
+}
+
 impl Credential {
     fn status(&self) -> Option<CredentialStatus> {
         let (last, since) = self.last.filter(|_| self.in_use)?;
         Some(CredentialStatus {
             slot: last.key.to_owned(),
             since: Moment(since),
+            or_longer: !self.exchanged,
+            expires: last.expires.map(Moment),
             warning: self.warning.clone(),
         })
     }

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::activity::ActivityStatus;
+use super::spans::SpanStatus;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
 
@@ -30,6 +32,15 @@ pub struct OrgStatus {
     pub cursor: Option<Moment>,
     pub tip: Option<Moment>,
     pub coverage: CoverageStatus,
+    /// The time since `start`, piece by piece, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<SpanStatus>,
+    /// Pieces that are not among them: too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spans_left_out: u64,
+    /// New events of the last day; none before they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<ActivityStatus>,
     pub source: SourceStatus,
     pub lanes: Vec<LaneStatus>,
 }
@@ -56,6 +67,39 @@ pub struct SourceStatus {
     /// Which access token is in use; none before the first was accepted, and while all are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<CredentialStatus>,
+    /// When a window was last read and journaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sweep: Option<Moment>,
+    /// What went wrong last, in this state or an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<ErrorStatus>,
+    /// Something is behind when it is further back than this: it follows from how often the source is asked.
+    #[serde(default = "late_after")]
+    pub late_after_seconds: i64,
+}
+
+impl SourceStatus {
+    /// Of an org that is no longer configured.
+    pub fn retired(since: Option<Moment>) -> SourceStatus {
+        SourceStatus {
+            state: State::Retired,
+            reason: None,
+            since,
+            remedy: None,
+            token: None,
+            last_sweep: None,
+            last_error: None,
+            late_after_seconds: LATE_AFTER,
+        }
+    }
+}
+
+/// What went wrong, in the words that the log has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorStatus {
+    pub at: Moment,
+    /// Cut where it is very long.
+    pub text: String,
 }
 
 /// Which of two configured secrets is in use.
@@ -63,8 +107,13 @@ pub struct SourceStatus {
 pub struct CredentialStatus {
     /// Its key in the configuration: `token` or `next_token`, `secret` or `next_secret`, and so on.
     pub slot: String,
-    /// Since when this value is in use.
+    /// Since when this value is in use; with `or_longer` it was when the daemon started.
     pub since: Moment,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub or_longer: bool,
+    /// When it ends, where it says so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
     /// What is wrong with a value that was to replace it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
@@ -85,6 +134,9 @@ pub struct LaneStatus {
     pub since: Option<Moment>,
     /// What a person can do about it.
     pub remedy: Option<String>,
+    /// What went wrong last, in this state or an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<ErrorStatus>,
     /// The number of the next chunk to deliver.
     pub checkpoint: Option<u64>,
     pub delivered_until: Option<Moment>,
@@ -129,6 +181,18 @@ impl State {
             State::Paused => "paused",
         }
     }
+}
+
+/// Half an hour: polls are five minutes apart by default.
+pub(super) const LATE_AFTER: i64 = 1_800;
+
+fn late_after() -> i64 {
+    LATE_AFTER
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 mod moment {

@@ -241,18 +241,23 @@ async fn the_status_has_the_promised_shape() {
                 "id": "acme", "org": "acme-corp", "state": "paused",
                 "start": "2026-11-20T10:15:00Z", "cursor": "2026-11-21T10:05:00Z", "tip": "2026-11-21T10:15:00Z",
                 "coverage": {"holes": 60, "damaged": 1, "unsettled": 3600},
-                "source": {"state": "ok", "reason": null, "since": "2026-11-21T10:15:00Z", "remedy": null},
+                "source": {
+                    "state": "ok", "reason": null, "since": "2026-11-21T10:15:00Z", "remedy": null,
+                    "late_after_seconds": 1800
+                },
                 "lanes": [
                     {
                         "destination": "sentinel", "state": "paused", "reason": "permission",
                         "since": "2026-11-21T10:15:00Z",
                         "remedy": "grant the role Monitoring Metrics Publisher on rule dcr-0",
+                        "last_error": {"at": "2026-11-21T10:15:00Z", "text": "Azure answered 403"},
                         "checkpoint": 41, "delivered_until": "2026-11-21T10:03:20Z",
                         "backlog_chunks": 2, "backlog_events": 1200, "quarantined": 3
                     },
                     {
                         "destination": "file", "state": "waiting", "reason": "backoff",
                         "since": "2026-11-21T10:15:00Z", "remedy": null,
+                        "last_error": {"at": "2026-11-21T10:15:00Z", "text": "slow"},
                         "checkpoint": null, "delivered_until": null,
                         "backlog_chunks": 0, "backlog_events": 0, "quarantined": 0
                     }
@@ -315,4 +320,73 @@ async fn readiness_names_what_is_missing_and_a_paused_org_does_not_hold_it_up() 
     reports.set_config(false, Some("orgs/acme.toml:3: unknown key".into()));
     assert_eq!(reports.missing(), Vec::<String>::new(), "the configuration of before is in force");
     assert!(!reports.status().config.ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_went_wrong_last_is_known_after_it_was_mended_and_is_cut_where_it_is_long() {
+    let reports = reports();
+    let org = reports.org(&settings("acme", "acme-corp", &[DestinationName::S3]));
+    let lane = org.lane(DestinationName::S3);
+    let error = || reports.status().orgs[0].lanes[0].last_error.clone();
+    lane.waiting(WaitReason::Recovering, None, "putting state back");
+    assert_eq!(error(), None, "that is no error");
+    lane.paused(&problem());
+    tokio::time::advance(Duration::from_secs(60)).await;
+    lane.paused(&problem());
+    let known = error().expect("it went wrong");
+    assert_eq!((known.at, known.text.as_str()), (Moment(START + 60), "Azure answered 403"), "again, later");
+    lane.ok();
+    assert_eq!(error().as_ref(), Some(&known));
+    lane.waiting(WaitReason::Backoff, None, &"ä".repeat(100_000));
+    assert_eq!(error().expect("it went wrong").text.chars().count(), 1_001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_events_are_counted_once_those_of_the_last_day_are_known_and_outlive_a_reload() {
+    let reports = reports();
+    let settings = settings("acme", "acme-corp", &[DestinationName::S3]);
+    let org = reports.org(&settings);
+    let total = || reports.status().orgs[0].activity.as_ref().map(activity::ActivityStatus::total);
+    org.new_events([START].into_iter());
+    assert_eq!((total(), org.has_activity()), (None, false), "it will be among those of the last day");
+    let mut day = Activity::default();
+    day.add(START - 3_600, 40, START);
+    org.activity(day);
+    org.new_events([START, START - 86_400 * 3, START - 60].into_iter());
+    assert_eq!(total(), Some(42));
+    org.swept();
+    let again = reports.org(&settings);
+    assert_eq!((total(), again.has_activity()), (Some(42), true));
+    assert_eq!(reports.status().orgs[0].source.last_sweep, Some(Moment(START)));
+    tokio::time::advance(Duration::from_secs(86_400)).await;
+    assert_eq!(total(), Some(0), "a day later none of them is shown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_of_the_start_may_be_older_and_an_exchanged_one_is_not() {
+    use crate::rotation::{InUse, Slot, Standing};
+    use crate::secret::Secret;
+
+    let reports = reports();
+    let org = reports.org(&settings("acme", "acme-corp", &[DestinationName::S3]));
+    let uses = |value: &str, expires| {
+        let fingerprint = Secret::new(value.to_owned()).fingerprint();
+        let in_use = Some(InUse { slot: Slot::First, key: "token", fingerprint, expires });
+        org.source().uses(&Standing { in_use, ..Standing::default() });
+        reports.status().orgs[0].source.token.clone().expect("one is in use")
+    };
+    let first = uses("one", Some(START + 9));
+    assert_eq!((first.since, first.or_longer, first.expires), (Moment(START), true, Some(Moment(START + 9))));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let second = uses("two", None);
+    assert_eq!((second.since, second.or_longer, second.expires), (Moment(START + 60), false, None));
+}
+
+#[test]
+fn what_is_late_follows_from_how_often_an_org_is_read() {
+    let mut settings = settings("acme", "acme-corp", &[DestinationName::S3]);
+    assert_eq!(late_after(&settings), 1_800);
+    settings.source.poll_interval = Duration::from_secs(3_600);
+    settings.source.settle = Duration::from_secs(60);
+    assert_eq!(late_after(&settings), 3 * 3_600 + 60);
 }

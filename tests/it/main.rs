@@ -38,6 +38,7 @@ mod rotation;
 mod sameness;
 mod secrets;
 mod simulated;
+mod status_page;
 mod storing;
 mod transport;
 mod versions;

@@ -9,12 +9,13 @@ use crate::config::settings::{OrgSettings, Settings};
 use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::{Journal, JournalError, OrgState, Outstanding};
+use crate::report::glance::STOPPED;
+use crate::report::late_after;
+use crate::report::spans::{SpanStatus, spans};
 use crate::report::status::{
     ConfigStatus, CoverageStatus, LaneStatus, Moment, OrgStatus, SourceStatus, State, Status,
 };
 
-/// The reason of an org that nobody runs.
-const STOPPED: &str = "stopped";
 const REMEDY: &str = "start the daemon: pulumi-audit-forwarder run";
 
 /// What the journal holds of one org.
@@ -73,6 +74,7 @@ fn configured_org(settings: &OrgSettings, stored: Option<&Stored>) -> OrgStatus 
             reason: Some(STOPPED.into()),
             since: None,
             remedy: Some(REMEDY.into()),
+            last_error: None,
             checkpoint: stored.and_then(|stored| stored.state.checkpoints.get(&destination)).copied(),
             delivered_until: figures
                 .cursor
@@ -92,12 +94,18 @@ fn configured_org(settings: &OrgSettings, stored: Option<&Stored>) -> OrgStatus 
             since: None,
             remedy: Some(REMEDY.into()),
             token: None,
+            last_sweep: None,
+            last_error: None,
+            late_after_seconds: late_after(settings),
         },
         lanes: lanes.collect(),
         start: figures.start.map(Moment),
         cursor: figures.cursor.map(Moment),
         tip: figures.tip.map(Moment),
         coverage: figures.coverage,
+        spans: figures.spans,
+        spans_left_out: figures.spans_left_out,
+        activity: None,
     }
 }
 
@@ -108,12 +116,15 @@ fn retired_org(id: &OrgId, stored: &Stored) -> OrgStatus {
         // Only its configuration knew Pulumi's name.
         org: String::new(),
         state: State::Retired,
-        source: SourceStatus { state: State::Retired, reason: None, since: None, remedy: None, token: None },
+        source: SourceStatus::retired(None),
         lanes: Vec::new(),
         start: figures.start.map(Moment),
         cursor: figures.cursor.map(Moment),
         tip: figures.tip.map(Moment),
         coverage: figures.coverage,
+        spans: figures.spans,
+        spans_left_out: figures.spans_left_out,
+        activity: None,
     }
 }
 
@@ -123,13 +134,19 @@ struct Figures {
     cursor: Option<Second>,
     tip: Option<Second>,
     coverage: CoverageStatus,
+    spans: Vec<SpanStatus>,
+    spans_left_out: u64,
 }
 
 impl Figures {
     fn of(state: Option<&OrgState>, ages: &[i64]) -> Figures {
         let Some(state) = state else { return Figures::default() };
         let (start, coverage) = (state.start, &state.coverage);
+        let last = ages.last().copied().unwrap_or(0);
+        let (spans, spans_left_out) = spans(coverage, start, last, state.tally_floor);
         Figures {
+            spans,
+            spans_left_out,
             start,
             cursor: start.map(|start| coverage.cursor(start)),
             tip: coverage.tip(),

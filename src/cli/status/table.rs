@@ -1,12 +1,11 @@
 //! The status as people read it: trouble first, one line a part, and what to do about it below.
 
-use std::cmp::Reverse;
-
-use crate::cli::words::{clean, length};
 use crate::clock::Second;
+use crate::report::glance::{Part, glance, lane_part, source_part};
 use crate::report::status::{
     CoverageStatus, CredentialStatus, LaneStatus, Moment, OrgStatus, SourceStatus, State, Status,
 };
+use crate::report::words::{clean, counted as number_of, length};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colours {
@@ -30,13 +29,16 @@ pub(super) fn table(status: &Status, from: &str, now: Second, colours: Colours) 
         let keys = clean(&status.config.needs_restart.join(", "));
         text.push_str(&format!("changed, and in force from the next start of the daemon on: {keys}\n"));
     }
+    let glance = glance(status, now);
+    text.push_str(&format!("{}\n", glance.headline));
+    if !glance.asides.is_empty() {
+        text.push_str(&format!("{}\n", glance.asides.join(" ")));
+    }
     text.push_str(&format!("{}\n\n", counted(status)));
 
-    let mut orgs: Vec<&OrgStatus> = status.orgs.iter().collect();
-    orgs.sort_by_key(|org| Reverse(org.state));
     let mut lines = vec![Line::Row(HEADINGS.map(str::to_owned), None)];
-    for org in orgs {
-        add_org(&mut lines, org, now);
+    for org in &glance.orgs {
+        add_org(&mut lines, org.org, now);
     }
     add_lines(&mut text, &lines, colours);
     text
@@ -91,8 +93,12 @@ fn add_source(lines: &mut Vec<Line>, org: &OrgStatus, source: &SourceStatus, now
         lines.push(Line::Note(format!("the newest window was read up to {}", moment(org.tip))));
     }
     lines.extend(coverage(&org.coverage).map(Line::Note));
+    if let Some(activity) = &org.activity {
+        let events = number_of(activity.total(), "new event");
+        lines.push(Line::Note(format!("{events} in the last 24 hours")));
+    }
     add_credential(lines, source.token.as_ref(), now);
-    lines.extend(why(source.state, source.reason.as_deref(), source.since, source.remedy.as_deref(), now));
+    why(lines, &source_part(source), now);
 }
 
 fn add_lane(lines: &mut Vec<Line>, lane: &LaneStatus, now: Second) {
@@ -112,13 +118,24 @@ fn add_lane(lines: &mut Vec<Line>, lane: &LaneStatus, now: Second) {
         lines.push(Line::Note(format!("as {}", clean(identity))));
     }
     add_credential(lines, lane.credential.as_ref(), now);
-    lines.extend(why(lane.state, lane.reason.as_deref(), lane.since, lane.remedy.as_deref(), now));
+    why(lines, &lane_part(lane), now);
 }
 
 /// Which of two configured secrets is in use.
 fn add_credential(lines: &mut Vec<Line>, credential: Option<&CredentialStatus>, now: Second) {
-    let Some(CredentialStatus { slot, since: Moment(since), warning }) = credential else { return };
-    lines.push(Line::Note(format!("{} in use for {}", clean(slot), length(now - *since))));
+    let Some(CredentialStatus { slot, since: Moment(since), or_longer, expires, warning }) = credential
+    else {
+        return;
+    };
+    let longer = if *or_longer { " or longer" } else { "" };
+    let mut text = format!("{} in use for {}{longer}", clean(slot), length(now - *since));
+    if let Some(Moment(end)) = expires {
+        text.push_str(&match end.0 - now.0 {
+            left @ 1.. => format!(", ends in {}", length(left)),
+            past => format!(", ended {} ago", length(-past)),
+        });
+    }
+    lines.push(Line::Note(text));
     lines.extend(warning.as_deref().map(|warning| Line::Note(clean(warning))));
 }
 
@@ -136,25 +153,23 @@ fn coverage(coverage: &CoverageStatus) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// Why a part waits or is paused, for how long, and what to do about it.
-fn why(
-    state: State,
-    reason: Option<&str>,
-    since: Option<Moment>,
-    remedy: Option<&str>,
-    now: Second,
-) -> Option<Line> {
-    if matches!(state, State::Ok | State::Retired) {
-        return None;
+/// Why a part waits or is paused, for how long, what went wrong, and what to do about it.
+fn why(lines: &mut Vec<Line>, part: &Part<'_>, now: Second) {
+    let stands = matches!(part.state, State::Ok | State::Retired);
+    if !stands {
+        let mut text = clean(part.reason.unwrap_or_default());
+        if let Some(Moment(since)) = part.since {
+            text.push_str(&format!(" for {}", length(now - since)));
+        }
+        if let Some(remedy) = part.remedy {
+            text.push_str(&format!(": {}", clean(remedy)));
+        }
+        lines.push(Line::Note(text));
     }
-    let mut text = clean(reason.unwrap_or_default());
-    if let Some(Moment(since)) = since {
-        text.push_str(&format!(" for {}", length(now - since)));
+    if let Some(error) = part.last_error {
+        let Moment(at) = error.at;
+        lines.push(Line::Note(format!("last error {} ago: {}", length(now - at), clean(&error.text))));
     }
-    if let Some(remedy) = remedy {
-        text.push_str(&format!(": {}", clean(remedy)));
-    }
-    Some(Line::Note(text))
 }
 
 fn add_lines(text: &mut String, lines: &[Line], colours: Colours) {

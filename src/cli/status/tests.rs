@@ -38,6 +38,7 @@ fn example() -> Status {
                 "id": "bolt-production", "org": "bolt", "state": "paused", "start": "2026-11-20T10:15:00Z",
                 "cursor": "2026-11-21T09:15:00Z", "tip": "2026-11-21T10:15:00Z",
                 "coverage": {"holes": 3600, "damaged": 1, "unsettled": 86400},
+                "activity": {"from": "2026-11-20T10:30:00Z", "step_seconds": 1800, "events": [5, 1200, 0]},
                 "source": {
                     "state": "waiting", "reason": "throttled", "since": "2026-11-21T10:14:15Z", "remedy": null
                 },
@@ -47,6 +48,11 @@ fn example() -> Status {
                         "identity": "app `client` of tenant `tenant`", "state": "paused", "reason": "permission",
                         "since": "2026-11-21T08:10:00Z",
                         "remedy": "grant identity 0000 the Monitoring Metrics Publisher role on rule dcr-0\u{1b}[2J",
+                        "last_error": {"at": "2026-11-21T10:13:00Z", "text": "Azure answered 403\u{202e}"},
+                        "credential": {
+                            "slot": "next_secret", "since": "2026-11-09T10:15:00Z", "or_longer": true,
+                            "expires": "2026-11-24T10:15:00Z"
+                        },
                         "checkpoint": 7, "delivered_until": "2026-11-13T09:15:00Z",
                         "backlog_chunks": 120, "backlog_events": 98304, "quarantined": 3
                     },
@@ -144,7 +150,28 @@ fn the_running_daemon_is_asked() {
     assert_eq!(exit, Exit::Done);
     assert!(out.contains(&format!("running, asked at {}", admin.address)), "{out}");
     assert!(out.contains("permission for ") && out.contains(&problem().remedy), "{out}");
+    assert!(
+        out.contains("\n1 of 1 organization needs attention: acme (source paused: permission)\n"),
+        "{out}"
+    );
+    assert!(out.contains(&format!("ago: {}", problem().cause)), "{out}");
     assert!(!out.contains('\u{1b}'), "{out}");
+
+    // The page for people says the same.
+    let headline = out.lines().nth(1).expect("a sentence");
+    let page = page_of(admin.address);
+    assert!(page.contains(&format!("<h1>{headline}</h1>")), "{page}");
+    assert!(page.contains(&problem().remedy) && page.contains(&problem().cause), "{page}");
+}
+
+fn page_of(address: SocketAddr) -> String {
+    use std::io::{Read, Write};
+
+    let mut connection = std::net::TcpStream::connect(address).unwrap();
+    write!(connection, "GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]
@@ -219,15 +246,17 @@ fn without_a_daemon_the_state_directory_is_read_and_nothing_is_written() {
     let status: serde_json::Value = serde_json::from_str(&out).unwrap();
     let stopped = json!({
         "state": "waiting", "reason": "stopped", "since": null,
-        "remedy": "start the daemon: pulumi-audit-forwarder run"
+        "remedy": "start the daemon: pulumi-audit-forwarder run", "late_after_seconds": 1800
     });
+    let read = |state: &str| json!([{ "from": "2026-11-21T09:15:00Z", "until": "2026-11-21T10:15:00Z", "state": state }]);
     assert_eq!(
         status["orgs"],
         json!([
             {
                 "id": "acme", "org": "acme-corp", "state": "waiting",
                 "start": "2026-11-21T09:15:00Z", "cursor": "2026-11-21T10:15:00Z", "tip": "2026-11-21T10:15:00Z",
-                "coverage": {"holes": 0, "damaged": 0, "unsettled": 3600}, "source": stopped,
+                "coverage": {"holes": 0, "damaged": 0, "unsettled": 3600}, "spans": read("unsettled"),
+                "source": stopped,
                 "lanes": [{
                     "destination": "file", "state": "waiting", "reason": "stopped", "since": null,
                     "remedy": "start the daemon: pulumi-audit-forwarder run", "checkpoint": 0,
@@ -247,8 +276,11 @@ fn without_a_daemon_the_state_directory_is_read_and_nothing_is_written() {
             {
                 "id": "gone", "org": "", "state": "retired",
                 "start": "2026-11-21T09:15:00Z", "cursor": "2026-11-21T10:15:00Z", "tip": "2026-11-21T10:15:00Z",
-                "coverage": {"holes": 0, "damaged": 0, "unsettled": 0},
-                "source": {"state": "retired", "reason": null, "since": null, "remedy": null}, "lanes": []
+                "coverage": {"holes": 0, "damaged": 0, "unsettled": 0}, "spans": read("settled"),
+                "source": {
+                    "state": "retired", "reason": null, "since": null, "remedy": null, "late_after_seconds": 1800
+                },
+                "lanes": []
             }
         ])
     );
