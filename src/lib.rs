@@ -39,6 +39,7 @@
 //! | how lost state comes back from the archive | [`recovery`] |
 //! | who did what to this forwarder, and how that is proven | [`audit`] |
 //! | how secrets are exchanged with overlap | [`rotation`], [`pulumi::token`], [`secret`] |
+//! | the sign of life at the destinations | [`heartbeat`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
@@ -69,6 +70,7 @@ pub mod coverage;
 pub mod destination;
 pub mod event;
 pub mod fleet;
+pub mod heartbeat;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod hostile;

@@ -10,6 +10,7 @@ mod the_world;
 
 mod auditing;
 mod aws;
+mod beating;
 mod checking;
 mod columns;
 mod commands;
