@@ -300,8 +300,8 @@ impl Org {
 
     /// Sends heartbeats, where they are configured, until told to end.
     async fn beat(&self, name: DestinationName, drained: CancellationToken) {
-        let (every, pulse) = loop {
-            match self.pulse(name) {
+        let heartbeat = loop {
+            match self.heartbeat(name) {
                 Ok(None) => return,
                 Ok(Some(found)) => break found,
                 // The lane needs the same file, and says what is wrong with it.
@@ -312,14 +312,6 @@ impl Org {
                 }
             }
         };
-        let heartbeat = Heartbeat {
-            report: self.report.clone(),
-            destination: name,
-            pulse,
-            every,
-            phase: self.phase,
-            clock: self.shared.clock.clone(),
-        };
         tokio::select! {
             () = heartbeat.run() => {}
             () = self.stop.delivering().cancelled() => {}
@@ -327,22 +319,24 @@ impl Org {
         }
     }
 
-    fn pulse(&self, name: DestinationName) -> Result<Option<(Duration, Box<dyn Pulse>)>, Problem> {
+    fn heartbeat(&self, name: DestinationName) -> Result<Option<Heartbeat>, Problem> {
         let Shared { connect, credentials, environments, s3, clock, .. } = &*self.shared;
-        match (name, &self.settings.sentinel, &self.settings.s3) {
+        let (every, pulse): (_, Box<dyn Pulse>) = match (name, &self.settings.sentinel, &self.settings.s3) {
             (DestinationName::Sentinel, Some(sentinel), _) => {
                 let Some(HeartbeatStream { stream, interval }) = &sentinel.heartbeat else { return Ok(None) };
                 let transport = connect(&sentinel.route).map_err(|error| unusable(&error))?;
                 let credential = credentials.get(sentinel, transport.clone(), environments, clock);
                 let beats = Beats::new(sentinel, stream, transport, credential, clock.clone());
-                Ok(Some((*interval, Box::new(beats))))
+                (*interval, Box::new(beats))
             }
             (DestinationName::S3, _, Some(bucket)) => {
                 let Some(every) = bucket.heartbeat_interval else { return Ok(None) };
-                Ok(Some((every, s3::heartbeats(bucket, &self.settings.id, s3, clock)?)))
+                (every, s3::heartbeats(bucket, &self.settings.id, s3, clock)?)
             }
-            _ => Ok(None),
-        }
+            _ => return Ok(None),
+        };
+        let (report, clock) = (self.report.clone(), clock.clone());
+        Ok(Some(Heartbeat { report, destination: name, pulse, every, phase: self.phase, clock }))
     }
 
     /// The destination of a lane, as configured.
