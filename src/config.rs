@@ -392,6 +392,17 @@ pub struct SentinelSection {
     /// Default: `false`. About doubles what Azure bills. Only with `columns = "extended"`.
     pub raw_event: Option<bool>,
 
+    /// A second input stream of the rule, for heartbeats: a row of each org in every interval, so that silence can be told from an
+    /// organization in which nothing happens. Its columns are in `data/heartbeat-columns.json`.
+    ///
+    /// Default: none, and no heartbeats. Not sent by `run --once`.
+    pub heartbeat_stream: Option<String>,
+
+    /// How often a heartbeat is sent to `heartbeat_stream`.
+    ///
+    /// Default: `5m`, at least `1s`. At the default an org's heartbeats are about 100 KB a day.
+    pub heartbeat_interval: Option<Period>,
+
     /// `public`, `usgov` or `china`: sets `authority` and `scope`.
     ///
     /// Default: `public`.
@@ -637,6 +648,13 @@ pub struct S3Section {
     ///
     /// Default: not looked at.
     pub expected_bucket_owner: Option<String>,
+
+    /// How often a heartbeat of the org is written below `_heartbeat/`: a small object in every interval, so that silence can be told
+    /// from an organization in which nothing happens.
+    ///
+    /// Default: none, and no heartbeats; at least `1s`. Not written by `run --once`. Nothing reads or removes them: let the bucket's
+    /// lifecycle end them. They are not locked by `object_lock`.
+    pub heartbeat_interval: Option<Period>,
 
     /// `when_supported` sends a SHA-256 checksum that the store verifies and keeps; `when_required` sends one only with
     /// `object_lock`, for stores that dislike the header.

@@ -40,6 +40,7 @@
 //! | who did what to this forwarder, and how that is proven | [`audit`] |
 //! | what a crash may leave behind | [`crash`] |
 //! | how secrets are exchanged with overlap | [`rotation`], [`pulumi::token`], [`secret`] |
+//! | the sign of life at the destinations | [`heartbeat`] |
 //! | what a pause is, and what it looks like from outside | [`problem`], [`report`], [`metrics`], [`admin`] |
 //!
 //! # What is deliberately absent
@@ -71,6 +72,7 @@ pub mod crash;
 pub mod destination;
 pub mod event;
 pub mod fleet;
+pub mod heartbeat;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod hostile;

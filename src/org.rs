@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Second, whole_seconds};
 use crate::collect::{self, Collector, Until};
-use crate::config::settings::{OrgSettings, Settings};
+use crate::config::settings::{HeartbeatStream, OrgSettings, Settings};
 use crate::destination::file::reading::FolderReader;
 use crate::destination::s3::client::Connections;
 use crate::destination::s3::reading::BucketReader;
-use crate::destination::sentinel::Sentinel;
 use crate::destination::sentinel::credential::Credentials;
+use crate::destination::sentinel::{Beats, Sentinel};
 use crate::destination::{Destination, DestinationName, file, s3};
+use crate::heartbeat::{Heartbeat, Pulse};
 use crate::http::{ClientError, Clients, Route, Transport};
 use crate::journal::handover::{Checkpoints, Journaled};
 use crate::journal::{Journal, JournalError, OrgState};
@@ -137,6 +138,12 @@ impl Org {
                 let (journaled, drained) = (journaled.subscribe(), drained.clone());
                 async move { org.deliver(destination, checkpoints, journaled, drained).await }
             }));
+        }
+        if until == Until::Stopped {
+            for destination in self.settings.destinations() {
+                let (org, drained) = (self.clone(), drained.clone());
+                parts.spawn(async move { org.beat(destination, drained).await });
+            }
         }
         let (org, ended) = (self.clone(), drained.clone());
         parts.spawn(async move {
@@ -289,6 +296,47 @@ impl Org {
             stop: self.stop.delivering().clone(),
         });
         lane.run(drained).await;
+    }
+
+    /// Sends heartbeats, where they are configured, until told to end.
+    async fn beat(&self, name: DestinationName, drained: CancellationToken) {
+        let heartbeat = loop {
+            match self.heartbeat(name) {
+                Ok(None) => return,
+                Ok(Some(found)) => break found,
+                // The lane needs the same file, and says what is wrong with it.
+                Err(_) => {
+                    if self.pause(SET_UP_PAUSE).await.is_none() {
+                        return;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = heartbeat.run() => {}
+            () = self.stop.delivering().cancelled() => {}
+            () = drained.cancelled() => {}
+        }
+    }
+
+    fn heartbeat(&self, name: DestinationName) -> Result<Option<Heartbeat>, Problem> {
+        let Shared { connect, credentials, environments, s3, clock, .. } = &*self.shared;
+        let (every, pulse): (_, Box<dyn Pulse>) = match (name, &self.settings.sentinel, &self.settings.s3) {
+            (DestinationName::Sentinel, Some(sentinel), _) => {
+                let Some(HeartbeatStream { stream, interval }) = &sentinel.heartbeat else { return Ok(None) };
+                let transport = connect(&sentinel.route).map_err(|error| unusable(&error))?;
+                let credential = credentials.get(sentinel, transport.clone(), environments, clock);
+                let beats = Beats::new(sentinel, stream, transport, credential, clock.clone());
+                (*interval, Box::new(beats))
+            }
+            (DestinationName::S3, _, Some(bucket)) => {
+                let Some(every) = bucket.heartbeat_interval else { return Ok(None) };
+                (every, s3::heartbeats(bucket, &self.settings.id, s3, clock)?)
+            }
+            _ => return Ok(None),
+        };
+        let (report, clock) = (self.report.clone(), clock.clone());
+        Ok(Some(Heartbeat { report, destination: name, pulse, every, phase: self.phase, clock }))
     }
 
     /// The destination of a lane, as configured.

@@ -347,7 +347,7 @@ impl OrgReport {
         self.0.swept.load(Ordering::Acquire) || self.0.source.is_paused()
     }
 
-    fn status(&self) -> OrgStatus {
+    pub fn status(&self) -> OrgStatus {
         let figures = *lock(&self.0.figures);
         let lanes: Vec<_> = self.0.lanes.iter().map(|(name, party)| party.lane_status(*name)).collect();
         let shown = self.0.source.shown();

@@ -77,6 +77,7 @@ fn of_sentinel(keys: &mut Keys, old: &SentinelSettings, new: &SentinelSettings) 
     keys.compare("sentinel.stream", &old.stream, &new.stream);
     keys.compare("sentinel.columns", &old.columns, &new.columns);
     keys.compare("sentinel.raw_event", &old.raw_event, &new.raw_event);
+    keys.compare("sentinel.heartbeat_stream", &old.heartbeat, &new.heartbeat);
     keys.compare("sentinel.authority", &old.authority, &new.authority);
     keys.compare("sentinel.scope", &old.scope, &new.scope);
     keys.compare("sentinel.identity", &old.identity, &new.identity);
@@ -97,6 +98,7 @@ fn of_s3(keys: &mut Keys, old: &S3Settings, new: &S3Settings) {
     keys.compare("s3.object_lock", &old.object_lock, &new.object_lock);
     keys.compare("s3.storage_class", &old.storage_class, &new.storage_class);
     keys.compare("s3.expected_bucket_owner", &old.expected_bucket_owner, &new.expected_bucket_owner);
+    keys.compare("s3.heartbeat_interval", &old.heartbeat_interval, &new.heartbeat_interval);
     keys.compare("s3.checksums", &old.checksums, &new.checksums);
     keys.route("s3", &old.route, &new.route);
 }

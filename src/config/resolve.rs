@@ -15,9 +15,9 @@ use super::address::{self, Http, Rule};
 use super::layers::View;
 use super::quantity::{Period, Size};
 use super::settings::{
-    Columns, FileSettings, JournalSettings, LogFormat, LogSettings, OrgSettings, S3Checksums, S3Credentials,
-    S3Encryption, S3Key, S3LockMode, S3ObjectLock, S3Role, S3Settings, SentinelSettings, Settings,
-    SourceAccess, SourceSettings, Start,
+    Columns, FileSettings, HeartbeatStream, JournalSettings, LogFormat, LogSettings, OrgSettings,
+    S3Checksums, S3Credentials, S3Encryption, S3Key, S3LockMode, S3ObjectLock, S3Role, S3Settings,
+    SentinelSettings, Settings, SourceAccess, SourceSettings, Start,
 };
 use super::{
     ChecksumsName, CloudName, ColumnsName, ForwarderFile, LockModeName, LogFormatName, LogLevel,
@@ -33,6 +33,7 @@ use route::Written;
 
 const JOURNAL_BYTES_MIN: Size = Size(1 << 20);
 const POLL_INTERVAL_MIN: Period = Period(Duration::from_secs(1));
+const HEARTBEAT_INTERVAL_MIN: Period = Period(Duration::from_secs(1));
 const RESCAN_AFTER_MIN: Period = Period(Duration::from_secs(1));
 const RESCANS_MAX: usize = 24;
 const REQUESTS_PER_SECOND_MAX: f64 = 1_000.0;
@@ -437,7 +438,10 @@ impl Reader<'_> {
         let rule = Rule { section: "sentinel", example: ENDPOINT, path: false, http };
         let endpoint = self.address(["sentinel", "endpoint"], section.endpoint.as_deref(), rule);
         let rule_id = self.rule_id(section.rule_id.as_deref());
-        let stream = self.stream(section.stream.as_deref());
+        let key = &["sentinel", "stream"];
+        let stream =
+            required(self.view, key, section.stream.as_deref(), "").and_then(|name| self.stream(key, name));
+        let heartbeat = self.heartbeat_stream(section);
         let columns = required(self.view, &["sentinel", "columns"], section.columns, "");
         let cloud = required(self.view, &["sentinel", "cloud"], section.cloud, "");
         let authority = self.authority(section.authority.as_deref(), cloud);
@@ -464,6 +468,7 @@ impl Reader<'_> {
             stream: stream?,
             columns,
             raw_event,
+            heartbeat: heartbeat?,
             authority: authority?,
             scope: scope?,
             identity: identity?,
@@ -486,9 +491,34 @@ impl Reader<'_> {
         Some(id.to_owned())
     }
 
-    fn stream(&mut self, value: Option<&str>) -> Option<String> {
-        let key = &["sentinel", "stream"];
-        let name = required(self.view, key, value, "")?;
+    fn heartbeat_stream(&mut self, section: &SentinelSection) -> Option<Option<HeartbeatStream>> {
+        let key = &["sentinel", "heartbeat_stream"];
+        let interval = self.heartbeat_interval("sentinel", section.heartbeat_interval);
+        let Some(name) = section.heartbeat_stream.as_deref() else {
+            return (!self.view.found_wrong(key)).then_some(None);
+        };
+        if section.stream.as_deref() == Some(name) {
+            self.view
+                .refuse(key, "is the stream of the events: declare another one in the rule for heartbeats");
+            return None;
+        }
+        let stream = self.stream(key, name)?;
+        Some(Some(HeartbeatStream { stream, interval: interval?? }))
+    }
+
+    fn heartbeat_interval(&mut self, section: &str, value: Option<Period>) -> Option<Option<Duration>> {
+        let key = &[section, "heartbeat_interval"];
+        match value {
+            None => (!self.view.found_wrong(key)).then_some(None),
+            Some(interval) if interval < HEARTBEAT_INTERVAL_MIN => {
+                self.view.refuse(key, format!("the smallest accepted is {HEARTBEAT_INTERVAL_MIN}"));
+                None
+            }
+            Some(interval) => Some(Some(interval.0)),
+        }
+    }
+
+    fn stream(&mut self, key: &[&str], name: &str) -> Option<String> {
         let good = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         if !good || !name.starts_with("Custom-") || name.len() > NAME_CHARACTERS_MAX {
             let remedy =
@@ -566,6 +596,7 @@ impl Reader<'_> {
             "give the id of the AWS account that owns the bucket, 12 digits in quotes",
             |owner| owner.len() == 12 && owner.bytes().all(|b| b.is_ascii_digit()),
         );
+        let heartbeat_interval = self.heartbeat_interval("s3", section.heartbeat_interval);
         let checksums = required(self.view, &["s3", "checksums"], section.checksums, "");
         let route = self.route(&Written::of_s3(section), endpoint_url.as_ref().and_then(Option::as_deref));
         Some(S3Settings {
@@ -582,6 +613,7 @@ impl Reader<'_> {
             object_lock: object_lock?,
             storage_class: storage_class?,
             expected_bucket_owner: expected_bucket_owner?,
+            heartbeat_interval: heartbeat_interval?,
             checksums: match checksums? {
                 ChecksumsName::WhenSupported => S3Checksums::WhenSupported,
                 ChecksumsName::WhenRequired => S3Checksums::WhenRequired,

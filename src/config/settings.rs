@@ -218,12 +218,20 @@ pub struct SentinelSettings {
     pub columns: Columns,
     /// Adds `RawEvent` to the `extended` columns; never with others.
     pub raw_event: bool,
+    pub heartbeat: Option<HeartbeatStream>,
     /// `https://login.microsoftonline.com` for the public cloud.
     pub authority: String,
     /// `https://monitor.azure.com/.default` for the public cloud.
     pub scope: String,
     pub identity: AzureIdentity,
     pub route: Route,
+}
+
+/// Where heartbeats go, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeartbeatStream {
+    pub stream: String,
+    pub interval: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -350,6 +358,8 @@ pub struct S3Settings {
     /// Of objects; claims have the bucket's own.
     pub storage_class: Option<String>,
     pub expected_bucket_owner: Option<String>,
+    /// How often a heartbeat is written, if at all.
+    pub heartbeat_interval: Option<Duration>,
     pub checksums: S3Checksums,
     pub route: Route,
 }

@@ -11,6 +11,7 @@
 mod answer;
 mod check;
 pub mod client;
+mod heartbeat;
 mod http;
 mod keeping;
 pub mod reading;
@@ -28,7 +29,7 @@ use aws_sdk_s3::operation::get_object_retention::GetObjectRetentionError;
 use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
 use aws_sdk_s3::operation::put_object_retention::PutObjectRetentionError;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ObjectLockEnabled, ObjectLockRetention, ServerSideEncryption};
+use aws_sdk_s3::types::{ObjectLockEnabled, ObjectLockRetention, ServerSideEncryption, StorageClass};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
@@ -45,6 +46,7 @@ use crate::destination::archive::{
     Archive, Creation, Entry, Lines, Obstacle, Piece, SHA256_METADATA, Store, lines_of,
 };
 use crate::event::OrgId;
+use crate::heartbeat::Pulse;
 use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
 use crate::rotation::Standing;
@@ -61,6 +63,19 @@ pub fn destination(
     clock: &Clock,
 ) -> Result<Archive<Bucket>, Problem> {
     Bucket::new(settings, org, connections, clock).map(|bucket| Archive::new(org.clone(), bucket))
+}
+
+/// Where an org's heartbeats go in its bucket.
+///
+/// # Errors
+/// When a file of the route cannot be used.
+pub fn heartbeats(
+    settings: &S3Settings,
+    org: &OrgId,
+    connections: &Connections,
+    clock: &Clock,
+) -> Result<Box<dyn Pulse>, Problem> {
+    Bucket::new(settings, org, connections, clock).map(|bucket| Box::new(bucket) as Box<dyn Pulse>)
 }
 
 /// A bucket, below a prefix, as a [`Store`].
@@ -329,7 +344,10 @@ impl Store for Bucket {
                     .if_none_match("*")
                     .content_type(piece.content_type())
                     .body(ByteStream::from(body.clone()));
-                let put = keeping::asked_for(put, &settings, piece, lock, &checksum);
+                let mut put = keeping::asked_for(put, &settings, lock, &checksum);
+                if let (Some(class), Piece::Object(_)) = (&settings.storage_class, piece) {
+                    put = put.storage_class(StorageClass::from(class.as_str()));
+                }
                 metadata.iter().fold(put, |put, (name, value)| put.metadata(*name, value)).send()
             })
             .await;

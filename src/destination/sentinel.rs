@@ -14,6 +14,7 @@ mod check;
 pub mod client;
 pub mod columns;
 pub mod credential;
+mod heartbeat;
 pub mod rows;
 
 use std::ops::Range;
@@ -25,6 +26,7 @@ use credential::Figures;
 use self::client::{Client, Verdict};
 use self::columns::Column;
 use self::credential::{Credential, NoToken};
+pub use self::heartbeat::Beats;
 use self::rows::{BODY_BYTES_MAX, Rows};
 use crate::chunk::Chunk;
 use crate::clock::{Clock, whole_seconds};
@@ -70,6 +72,8 @@ pub struct Sentinel {
     probes: usize,
     /// The last try ended in a pause for credentials, with this secret.
     refused_secret: Option<Option<Fingerprint>>,
+    /// Where heartbeats go, to be tried by `check`.
+    beats: Option<Beats>,
 }
 
 struct Provisional {
@@ -149,6 +153,10 @@ impl Sentinel {
             .map(|refusal| Provisional { refusal, tried: 0 })
             .collect();
         provisional.sort_by_key(|provisional| provisional.refusal.at);
+        let beats = settings.heartbeat.as_ref().map(|heartbeat| {
+            let (transport, credential) = (Arc::clone(&transport), Arc::clone(&credential));
+            Beats::new(settings, &heartbeat.stream, transport, credential, clock.clone())
+        });
         Sentinel {
             client: Client::new(endpoint, rule_id, stream, identity, transport, clock.clone()),
             credential,
@@ -164,6 +172,7 @@ impl Sentinel {
             tries: 0,
             probes: 0,
             refused_secret: None,
+            beats,
         }
     }
 

@@ -43,6 +43,7 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
             stream: "Custom-PulumiAuditLogs_CL".into(),
             columns: Columns::Extended,
             raw_event: false,
+            heartbeat: None,
             authority: "https://127.0.0.1:1".into(),
             scope: "scope".into(),
             identity: AzureIdentity::ClientSecret {
@@ -67,6 +68,7 @@ pub(crate) fn settings(id: &str, org: &str, destinations: &[DestinationName]) ->
             object_lock: None,
             storage_class: None,
             expected_bucket_owner: None,
+            heartbeat_interval: None,
             checksums: S3Checksums::WhenSupported,
             route: Route::default(),
         }),

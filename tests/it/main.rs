@@ -11,6 +11,7 @@ mod the_world;
 mod alerting;
 mod auditing;
 mod aws;
+mod beating;
 mod checking;
 mod columns;
 mod commands;

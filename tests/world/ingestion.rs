@@ -35,6 +35,8 @@ pub type Columns = Vec<(String, Type)>;
 
 /// The stream of our rows' columns, declared by whoever follows the documentation.
 pub const TABLE_STREAM: &str = "Custom-PulumiAuditLogs_CL";
+/// A stream for heartbeats; no rule has it unless it is declared.
+pub const HEARTBEAT_STREAM: &str = "Custom-PulumiAuditHeartbeat_CL";
 /// The stream of Pulumi's own rule, which makes columns of the fields that its poller sends.
 pub const CONNECTOR_STREAM: &str = "Custom-PulumiAuditLogs";
 
@@ -241,9 +243,10 @@ impl Ingestion {
         self.shared_rows_of_rule(rule).iter().map(|row| Row::clone(row)).collect()
     }
 
-    /// The same rows without copies of them: a row in the table never changes.
+    /// The same rows without copies of them: a row in the table never changes. Heartbeats are rows of another table.
     pub fn shared_rows_of_rule(&self, rule: &str) -> Vec<Arc<Row>> {
-        self.state().table.iter().filter(|row| row.rule == rule).cloned().collect()
+        let state = self.state();
+        state.table.iter().filter(|row| row.rule == rule && row.stream != HEARTBEAT_STREAM).cloned().collect()
     }
 
     pub fn rows_by_stream(&self, stream: &str) -> Vec<Row> {

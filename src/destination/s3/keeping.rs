@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{
-    ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode, ServerSideEncryption, StorageClass,
-};
+use aws_sdk_s3::types::{ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode, ServerSideEncryption};
 
 use crate::clock::{Second, whole_seconds};
 use crate::config::settings::{S3Checksums, S3Encryption, S3LockMode, S3ObjectLock, S3Settings};
@@ -72,7 +70,6 @@ pub(super) fn said(found: Option<&ObjectLockRetention>) -> String {
 pub(super) fn asked_for(
     mut put: PutObjectFluentBuilder,
     settings: &S3Settings,
-    piece: Piece<'_>,
     lock: Option<Lock>,
     sha256: &str,
 ) -> PutObjectFluentBuilder {
@@ -89,9 +86,6 @@ pub(super) fn asked_for(
             S3LockMode::Compliance => ObjectLockMode::Compliance,
         };
         put = put.object_lock_mode(mode).object_lock_retain_until_date(DateTime::from_secs(lock.until.0));
-    }
-    if let (Some(class), Piece::Object(_)) = (&settings.storage_class, piece) {
-        put = put.storage_class(StorageClass::from(class.as_str()));
     }
     // S3 takes nothing that is to be locked without a checksum.
     if settings.checksums == S3Checksums::WhenSupported || lock.is_some() {

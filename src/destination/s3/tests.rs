@@ -138,6 +138,7 @@ impl Fake {
             object_lock: None,
             storage_class: None,
             expected_bucket_owner: None,
+            heartbeat_interval: None,
             checksums: S3Checksums::WhenSupported,
             route: Route::default(),
         }

@@ -2,7 +2,7 @@
 //! body is an empty array.
 
 use super::client::NO_ROWS;
-use super::{Sent, Sentinel};
+use super::{Beats, Sent, Sentinel, sent};
 use crate::destination::Answer;
 use crate::trial::{Outcome, Trial};
 
@@ -11,6 +11,9 @@ impl Sentinel {
         let mut trials = vec![self.gets_token().await];
         if !trials.iter().any(Trial::ends) {
             trials.push(self.empty_upload().await);
+            if let Some(beats) = &self.beats {
+                trials.push(empty_heartbeat(beats).await);
+            }
         }
         trials
     }
@@ -37,4 +40,18 @@ impl Sentinel {
         };
         Trial::new("rows", outcome)
     }
+}
+
+/// The same for the stream of heartbeats.
+async fn empty_heartbeat(beats: &Beats) -> Trial {
+    let accepts = format!("{} accepts rows", beats.target());
+    let outcome = match beats.post(NO_ROWS).await.map(sent) {
+        Ok(Ok(Sent::Accepted { .. })) => Outcome::Ok(accepts),
+        Ok(Ok(Sent::Refused { cause, .. })) => {
+            Outcome::Ok(format!("{accepts} (as far as an empty array shows: {cause})"))
+        }
+        Ok(Err(answer)) => answer.into(),
+        Err(none) => Answer::from(none).into(),
+    };
+    Trial::new("heartbeats", outcome)
 }

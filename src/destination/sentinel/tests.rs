@@ -175,6 +175,7 @@ pub(super) fn settings(secret: &std::path::Path) -> SentinelSettings {
         stream: "Custom-PulumiAuditLogs_CL".into(),
         columns: Columns::Extended,
         raw_event: false,
+        heartbeat: None,
         authority: "https://login.example".into(),
         scope: "https://monitor.azure.com/.default".into(),
         identity: AzureIdentity::ClientSecret {
