@@ -137,6 +137,9 @@ impl Heartbeat {
     /// Sends a beat in every interval, for as long as it is polled.
     pub async fn run(mut self) {
         let mut missed = 0_u64;
+        let metrics = self.report.metrics();
+        let lane = metrics.lane(self.destination);
+        lane.heartbeats_begin();
         loop {
             let every = crate::clock::whole_seconds(self.every).max(1);
             let interval = next(self.clock.now(), every, self.phase);
@@ -148,6 +151,7 @@ impl Heartbeat {
                     .unwrap_or_else(|_| Err("no answer in time".into())),
                 None => continue,
             };
+            lane.heartbeat(sent.is_ok());
             let (org, destination) = (self.report.id().as_str(), self.destination.as_str());
             match sent {
                 Ok(()) if missed == 0 => {}

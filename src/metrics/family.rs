@@ -275,6 +275,21 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "heartbeats_total",
+        kind: Kind::Counter,
+        labels: &["destination", "outcome"],
+        help: "Heartbeats that were sent (ok), and those that were left out (failed). Absent where none are configured.",
+        series: |org, show| {
+            for (name, lane) in org.lanes() {
+                for (outcome, count) in
+                    lane.heartbeats.get().into_iter().flat_map(|counts| zip(OUTCOMES, counts))
+                {
+                    show(&[name, outcome], count.shown());
+                }
+            }
+        },
+    },
+    Family {
         name: "coverage_gap_seconds",
         kind: Kind::Gauge,
         labels: &[],
@@ -311,7 +326,7 @@ pub(super) const FAMILIES: &[Family] = &[
         name: "credential_in_use",
         kind: Kind::Gauge,
         labels: &["credential", "slot"],
-        help: "1 for the configured secret that was accepted last: first (token, secret, certificate, access_key_id) or next (next_token and so on). 0 for both while none is accepted, or where the platform vouches for the daemon.",
+        help: "1 for the configured secret that was accepted last: first (token or oidc, secret, certificate, access_key_id) or next (next_token and so on). 0 for both while none is accepted, or where the platform vouches for the daemon.",
         series: |org, show| {
             org.credentials(|name, party| {
                 zip(Slot::ALL, &party.in_use)

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::iter::zip;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use prometheus::{Histogram, HistogramVec};
 
@@ -276,6 +276,8 @@ pub struct LaneMetrics {
     pub(super) end_to_end_latency: Spread,
     pub(super) deliveries: [Count; Delivery::ALL.len()],
     pub(super) quarantined: [Count; QuarantineReason::ALL.len()],
+    /// Where they are configured.
+    pub(super) heartbeats: OnceLock<[Count; OUTCOMES.len()]>,
     party: PartyMetrics,
 }
 
@@ -324,6 +326,7 @@ impl LaneMetrics {
             end_to_end_latency: Spread::within(END_TO_END_SECONDS),
             deliveries: Default::default(),
             quarantined: Default::default(),
+            heartbeats: OnceLock::new(),
             party: PartyMetrics::default(),
         }
     }
@@ -338,6 +341,17 @@ impl LaneMetrics {
     /// `events` were acknowledged `seconds` after they happened.
     pub fn end_to_end_latency(&self, seconds: f64, events: u64) {
         self.end_to_end_latency.observe_all(seconds, events);
+    }
+
+    /// Heartbeats are sent from now on.
+    pub fn heartbeats_begin(&self) {
+        self.heartbeats.get_or_init(Default::default);
+    }
+
+    /// One heartbeat was sent, or was not.
+    pub fn heartbeat(&self, ok: bool) {
+        let [sent, failed] = self.heartbeats.get_or_init(Default::default);
+        if ok { sent.inc() } else { failed.inc() }
     }
 
     /// Rows that went into quarantine.

@@ -24,6 +24,7 @@ fn the_page_of_one_org_with_three_lanes_is_pinned() {
     let org = metrics.org(&acme(), &ALL);
     org.credential_expiry("sentinel", Second(1_795_256_100));
     org.secret_expiry("sentinel", Some(Second(1_795_256_100)));
+    org.lane(DestinationName::S3).heartbeats_begin();
     insta::assert_snapshot!("page", masked(&metrics.page().collect::<String>()));
 }
 
@@ -33,6 +34,7 @@ fn every_line_of_the_table_is_on_the_page_with_its_meaning() {
     let org = metrics.org(&acme(), &ALL);
     org.credential_expiry("sentinel", Second(1_795_256_100));
     org.secret_expiry("sentinel", Some(Second(1_795_256_100)));
+    org.lane(DestinationName::S3).heartbeats_begin();
     let text = metrics.page().collect::<String>();
     for family in family::FAMILIES {
         let header = format!("# HELP pulumi_audit_{} {}\n", family.name, family.help);

@@ -4,7 +4,7 @@ use std::slice::from_ref;
 
 use serde_json::Value;
 
-use crate::forwarder::{command, complete, paused, recent, start, works};
+use crate::forwarder::{command, complete, metric, paused, recent, start, works};
 use crate::world::World;
 use crate::world::daemon::until;
 use crate::world::ingestion::rows::{Row, Type};
@@ -95,6 +95,9 @@ async fn a_stream_that_takes_no_beats_holds_up_no_event_and_is_told_of_once() {
     works(&mut daemon, "acme", "sentinel").await;
 
     world.ingestion().declare_stream(&rule_of("acme"), HEARTBEAT_STREAM, columns());
+    let counted = [("org", "acme"), ("destination", "sentinel"), ("outcome", "failed")];
+    let failed = metric(&mut daemon, "heartbeats_total", &counted).await.expect("it is counted");
+    assert!(failed >= 3.0, "{failed}");
     until("beats arrive", async || !beats(&world, "acme").is_empty()).await;
     until("that is told, too", async || count(&daemon, "heartbeats are sent again") == 1).await;
     assert!(daemon.stop().await.success());
