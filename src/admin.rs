@@ -77,7 +77,7 @@ pub async fn serve(
         let serving = axum::serve(Connections::new(listener), router(seen))
             .with_graceful_shutdown(shutdown.cancelled_owned());
         if let Err(error) = serving.await {
-            tracing::error!(%error, "the admin endpoints have stopped");
+            tracing::error!(cause = %error, "the admin endpoints have stopped");
         }
     });
     Ok(Admin { address, task })
