@@ -13,17 +13,17 @@ secret. A test reads every place in the source that logs, and fails when this pa
 - **error**: a person must act, or something is not as it should be. **warn**: it goes on by itself, and is worth a look. **info**: what begins and ends.
   **debug**: single windows, chunks and requests.
 - What libraries say is written from warn on, under their own `target`; their messages are not listed here.
-- A day of healthy running is a handful of lines: after the lines of the start (three, and one for each org that begins) **none** at info or above in 24 hours,
+- A day of healthy running is a handful of lines: after those of the start (two, and one for each org that is new) **none** at info or above in 24 hours,
   for four orgs with token exchanges, an ESC environment, rescans and now and then a 429 of less than a minute. A test counts them.
 
 ## Repetition
 
-The same message about the same `org` and `destination` is written ten times at once, and then once every half hour: at most 58 lines a day where something fails
+The same message about the same `org` and `destination` is written ten times at once, and then once every half hour: 58 lines and 24 counts a day where something fails
 every second. This holds for errors, warnings and infos; debug and trace are written whole. What is not written is counted, and a line of the
 same level says exactly how many of which `text` were left out: when ten minutes have passed without another, every hour while it goes on, and at the end of the process. Written lines
 and counts add up to what happened. Of more than 10,000 different ones at a time, the newest are limited and counted without telling orgs apart.
 
-The status page, the metrics and `audit` miss nothing of what is left out here; `quarantine list` and `coverage` have every row and every second.
+The status page, the metrics and `audit` miss nothing of what is left out here; `quarantine list` has the rows, `coverage` the seconds.
 
 Standard error that is blocked or closed stops nothing: lines that do not fit into a megabyte are dropped and counted in
 `pulumi_audit_log_lines_dropped_total`, which is 0 as long as somebody reads.
@@ -82,8 +82,8 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("act", "what was done or decided"),
     ("who", "who did it"),
     ("theirs", "chunks of the other instance"),
-    ("ours", "chunks of this one whose events got new numbers"),
-    ("remaining", "events of those that the other did not have"),
+    ("ours", "chunks of this one that gave way"),
+    ("remaining", "events in them that nobody else has: they got new numbers"),
     ("text", "the message that was left out"),
     ("left_out", "how often it came and was not written"),
 ];
@@ -181,14 +181,14 @@ pub(super) const MEANINGS: &[(&str, &str)] = &[
     // Waits and pauses.
     (
         "waiting",
-        "A source or lane waits for a service, and nobody is needed. Look at the service if it lasts.",
+        "A source or lane waits, and nobody is needed: reason and cause say for what. Look at that if it lasts.",
     ),
     ("waiting for a moment", "A service asked to slow down for less than a minute. Nothing to do."),
     ("still waiting", "Another try failed. Nothing to do."),
     ("waiting during a pause", "A try during a pause had no answer. The pause counts."),
-    ("wait ended", "It works again; everything is kept up. Nothing to do."),
+    ("wait ended", "It works again. Nothing to do."),
     ("short wait ended", "It works again. Nothing to do."),
-    ("paused", "**A person must act**: the remedy says how. Nothing is lost; it resumes by itself."),
+    ("paused", "**A person must act**: the remedy says how. Nothing is lost; once that is done it goes on."),
     ("paused for another reason", "**A person must act**: the reason has changed, and the remedy with it."),
     ("still paused", "Another try failed in the same way. The first line counts."),
     ("pause ended", "What was asked for was done. Nothing to do."),
@@ -227,7 +227,7 @@ pub(super) const MEANINGS: &[(&str, &str)] = &[
     ("collection starts", "An org's first answer fixed its start. Nothing to do."),
     (
         "catching up",
-        "There is time to be read again, after an absence or for a `start` in the past; said every few minutes. Nothing to do.",
+        "There is time to be read again, after an absence or for a `start` in the past; said every half minute at first. Nothing to do.",
     ),
     ("caught up", "No time is missing any more. Nothing to do."),
     ("window journaled", "A window was read and committed. Nothing to do."),

@@ -173,7 +173,7 @@ impl Exchange {
             && let Err(error) = self.exchange().await
         {
             // It costs nothing while the old token lives.
-            tracing::warn!(cause = %error, life_seconds = old.life().as_secs(), "no new access token; the present one is used on");
+            tracing::warn!(organization = self.oidc.organization, cause = %error, life_seconds = old.life().as_secs(), "no new access token; the present one is used on");
         }
         self.state().refreshing = false;
     }
