@@ -75,8 +75,9 @@ impl Reader {
         }
     }
 
-    /// What follows `tracing`: a level's macro, or the import of some.
+    /// What follows `tracing`: a level's macro, the import of some, or the question whether there is a log.
     fn path(&mut self, rest: &[TokenTree]) {
+        let asks: String = rest.iter().take(6).map(ToString::to_string).collect();
         let is_level = |token: &TokenTree| LEVELS.contains(&token.to_string().as_str());
         let known = match rest {
             [a, b, TokenTree::Group(names), ..] if is_colons(a, b) => {
@@ -86,7 +87,7 @@ impl Reader {
                 is_level(level) && matches!(end.to_string().as_str(), "!" | ";")
             }
             _ => false,
-        };
+        } || asks == "::dispatcher::has_been_set";
         // The log itself is made of the rest.
         if !known && !self.module.starts_with("log") {
             self.wrong("only error!, warn!, info!, debug! and trace! of tracing are used: the catalogue cannot read the rest");
@@ -329,6 +330,7 @@ fn what_the_catalogue_could_not_hold_is_refused() {
         (r#"use tracing::*;"#, "only error!"),
         (r#"use tracing::{info, event};"#, "only error!"),
         (r#"use tracing as t;"#, "only error!"),
+        (r#"fn f() { tracing::dispatcher::get_default(f); }"#, "only error!"),
         (r#"fn f() { tracing::event!(tracing::Level::INFO, "stopped"); }"#, "only error!"),
         (r#"fn f() { tracing::info_span!("stopped"); }"#, "only error!"),
         (r#"#[tracing::instrument] fn f() {}"#, "only error!"),
@@ -341,7 +343,7 @@ fn what_the_catalogue_could_not_hold_is_refused() {
     }
     let fine = r##"
         use tracing::{info, warn};
-        fn f() { info!("stopped"); tracing::info!(org = %x.y(a, b), destination, "stopped"); log.error("x"); }
+        fn f() { if tracing::dispatcher::has_been_set() { info!("stopped"); } tracing::info!(org = %x.y(a, b), destination, "stopped"); log.error("x"); }
         #[cfg(test)]
         mod tests { fn f() { println!("x"); tracing::event!("y"); } }
     "##;
