@@ -78,7 +78,7 @@ pub async fn serve(
         let serving = axum::serve(Connections::new(listener), router(seen))
             .with_graceful_shutdown(shutdown.cancelled_owned());
         if let Err(error) = serving.await {
-            tracing::error!(%error, "the admin endpoints have stopped");
+            tracing::error!(cause = %error, "the admin endpoints have stopped");
         }
     });
     Ok(Admin { address, task })
@@ -167,7 +167,7 @@ async fn html(seen: Seen, make: impl FnOnce(&Status, Second) -> page::Page + Sen
         Ok(html) => Html(html),
         Err(error) => {
             // A template fails only where a value's own text does, and none of these can.
-            tracing::error!(%error, "the status page cannot be made");
+            tracing::error!(cause = %error, "the status page cannot be made");
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
     };

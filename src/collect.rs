@@ -312,7 +312,7 @@ impl Collector {
         if !begin {
             let note = Some(slot.as_str().as_bytes().to_vec());
             if let Err(error) = self.journal.set_note(&self.settings.id, TOKEN_NOTE, note).await {
-                tracing::warn!(org = %self.settings.id, %error, "cannot note which token is in use");
+                tracing::warn!(org = %self.settings.id, cause = %error, "cannot note which token is in use");
                 return;
             }
         }
@@ -663,7 +663,7 @@ impl Collector {
         match self.journal.open(&self.settings.id, &lanes).await {
             Ok(state) => self.state = state,
             Err(error) => {
-                tracing::error!(org = %self.settings.id, %error, "cannot read the org's state again")
+                tracing::error!(org = %self.settings.id, cause = %error, "cannot read the org's state again")
             }
         }
     }

@@ -187,7 +187,7 @@ impl Lane {
                     Ok(state) => {
                         self.checkpoint =
                             state.checkpoints.get(&self.name).copied().unwrap_or(self.checkpoint);
-                        tracing::error!(org = %self.org, destination = %self.name, chunk = chunk.number, %error, "the lane goes on from its stored checkpoint");
+                        tracing::error!(org = %self.org, destination = %self.name, chunk = chunk.number, cause = %error, "the lane goes on from its stored checkpoint");
                         return;
                     }
                     Err(_) => {}
@@ -222,7 +222,7 @@ impl Lane {
             lane.quarantined(refusal.reason, 1);
             tracing::warn!(
                 org = %self.org, destination = %self.name, chunk = refusal.at.chunk, row = refusal.at.row,
-                reason = refusal.reason.as_str(), detail = refusal.detail, "row put into quarantine; the archive has it whole"
+                reason = refusal.reason.as_str(), cause = refusal.detail, "row put into quarantine; the archive has it whole"
             );
         }
     }

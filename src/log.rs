@@ -1,24 +1,32 @@
 //! The log: one line per happening on standard error, text on a terminal and JSON otherwise.
 //!
 //! A line holds a constant lowercase text and values as fields. A blocked or closed standard error never stops the daemon: lines
-//! go through a bounded queue to a thread of their own ([`sink`]), and those that do not fit are dropped and counted.
+//! go through a bounded queue to a thread of their own ([`sink`]), and those that do not fit are dropped and counted. What comes
+//! again and again is written a few times, and then counted ([`repeats`]). Every message is in `docs/logs.md`.
 //!
 //! *Why control characters are escaped here, once:* a value that comes from outside (a service's message, a name) could otherwise
 //! begin a line of its own and forge what the log says.
 
+#[cfg(test)]
+mod catalogue;
+#[cfg(test)]
+mod meanings;
+mod repeats;
 mod sink;
 
 use std::io::IsTerminal;
+use std::pin::pin;
 use std::time::Duration;
 
 use prometheus::IntCounter;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::settings::{LogFormat, LogSettings};
+use repeats::Repeats;
 use sink::{Escape, Lines, Sink};
 
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +42,7 @@ pub enum LogError {
 pub struct Log {
     sink: Sink,
     level: Level,
+    repeats: Repeats,
 }
 
 /// Which lines are written; it can be changed while the log runs.
@@ -62,14 +71,26 @@ pub fn start(settings: &LogSettings, dropped: IntCounter) -> Result<Log, LogErro
         }
     };
     let sink = Sink::start(std::io::stderr(), dropped).map_err(LogError::Thread)?;
-    let (subscriber, level) = subscriber(shape, &settings.level, sink.lines(shape.escape()));
+    let repeats = Repeats::default();
+    let (subscriber, level) = subscriber(shape, &settings.level, sink.lines(shape.escape()), repeats.clone());
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)?;
-    Ok(Log { sink, level })
+    Ok(Log { sink, level, repeats })
 }
 
 impl Log {
-    /// Waits until every line is written, at most `deadline`; a blocked standard error does not keep the process.
+    /// Does the work, and says meanwhile how many lines were left out.
+    pub async fn beside<Done>(&self, work: impl Future<Output = Done>) -> Done {
+        let work = pin!(work);
+        tokio::select! {
+            done = work => done,
+            never = self.repeats.tend() => never,
+        }
+    }
+
+    /// Says what was left out, and waits until every line is written, at most `deadline`; a blocked standard error does not keep the
+    /// process.
     pub fn finish(self, deadline: Duration) {
+        self.repeats.say_all();
         self.sink.flush(deadline);
     }
 
@@ -94,8 +115,15 @@ impl Shape {
     }
 }
 
-fn subscriber(shape: Shape, level: &str, lines: Lines) -> (Box<dyn Subscriber + Send + Sync>, Level) {
+fn subscriber(
+    shape: Shape,
+    level: &str,
+    lines: Lines,
+    repeats: Repeats,
+) -> (Box<dyn Subscriber + Send + Sync>, Level) {
     let (filter, handle) = reload::Layer::new(filter(level));
+    // In this order: what is not to be written at all is not counted.
+    let filter = filter.and(repeats);
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);
     let subscriber: Box<dyn Subscriber + Send + Sync> = match shape {
         Shape::Text { colours } => {
@@ -127,7 +155,7 @@ mod tests {
         let captured = Captured::default();
         let dropped = IntCounter::new("dropped", "dropped").unwrap();
         let sink = Sink::start(captured.clone(), dropped).unwrap();
-        let (subscriber, _level) = subscriber(shape, level, sink.lines(shape.escape()));
+        let (subscriber, _level) = subscriber(shape, level, sink.lines(shape.escape()), Repeats::default());
         tracing::subscriber::with_default(subscriber, say);
         sink.flush(PATIENCE);
         captured.text()
@@ -193,7 +221,8 @@ mod tests {
     fn the_level_can_be_changed_while_the_log_runs() {
         let captured = Captured::default();
         let sink = Sink::start(captured.clone(), IntCounter::new("dropped", "dropped").unwrap()).unwrap();
-        let (subscriber, level) = subscriber(Shape::Json, "info", sink.lines(Escape::Json));
+        let (subscriber, level) =
+            subscriber(Shape::Json, "info", sink.lines(Escape::Json), Repeats::default());
         tracing::subscriber::with_default(subscriber, || {
             for (at, to) in [("first", "debug"), ("second", "error"), ("third", "info")] {
                 tracing::debug!(at, "detail");

@@ -178,7 +178,7 @@ impl Recovery<'_> {
                 Ok(Ok(found)) => found,
                 Ok(Err(Failed::Journal(error))) => return Err(error.into()),
                 Ok(Err(Failed::Obstacle(obstacle))) => {
-                    tracing::debug!(org = %self.org, ?obstacle, "not known whether the archive knows more than the journal");
+                    tracing::debug!(org = %self.org, cause = ?obstacle, "not known whether the archive knows more than the journal");
                     None
                 }
                 Err(_) => None,
@@ -230,7 +230,7 @@ impl Recovery<'_> {
         let (next, start) = (restored.next, restored.start);
         self.journal.restore(self.org, vec![Restore::Done(restored)]).await?;
         tracing::warn!(
-            org = %self.org, next, start = start.map(|at| at.to_string()),
+            org = %self.org, chunk = next, start = start.map(|at| at.to_string()),
             "the org goes on from its archive; what was not archived is read again"
         );
         Ok(Outcome::Recovered)

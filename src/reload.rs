@@ -193,8 +193,8 @@ impl Reloader {
     fn refuse(&mut self, error: String, cause: Cause) {
         if self.refused.as_ref().is_none_or(|refused| refused.error != error) {
             tracing::error!(
-                cause = cause.as_str(),
-                error,
+                trigger = cause.as_str(),
+                cause = error,
                 "the configuration is refused; the one before stays in force"
             );
             self.reports.set_config(false, Some(error.clone()));
@@ -212,7 +212,7 @@ impl Reloader {
         let keys = changes::of_forwarder(&self.in_force, &settings);
         let restart = changes::of_what_needs_a_restart(&self.started, &settings);
         for warning in settings.warnings.iter().filter(|warning| !self.in_force.warnings.contains(warning)) {
-            tracing::warn!(warning, "configuration");
+            tracing::warn!(cause = warning, "the configuration is in force, with a warning");
         }
         say(cause, was_refused, &changes, &keys);
         let changed = names(&changes, &keys);
@@ -232,17 +232,20 @@ impl Reloader {
 
 /// One line, of names and never of values. What changes nothing is worth one only to whoever asked.
 fn say(cause: Cause, was_refused: bool, changes: &Changes, keys: &[String]) {
-    let cause_text = cause.as_str();
+    let trigger = cause.as_str();
     if changes.is_empty() && keys.is_empty() {
         match (cause, was_refused) {
             (_, true) => {
-                tracing::info!(cause = cause_text, "the configuration is valid again; nothing has changed")
+                tracing::info!(trigger, "the configuration is valid again; nothing has changed")
             }
             (Cause::Asked, false) => {
-                tracing::info!(cause = cause_text, "the configuration was read again; nothing has changed")
+                tracing::info!(trigger, "the configuration was read again; nothing has changed")
             }
             (Cause::Files | Cause::Recheck, false) => {
-                tracing::debug!(cause = cause_text, "the configuration was read again; nothing has changed");
+                tracing::debug!(
+                    trigger,
+                    "files of the configuration were looked at again; nothing has changed"
+                );
             }
         }
         return;
@@ -250,7 +253,7 @@ fn say(cause: Cause, was_refused: bool, changes: &Changes, keys: &[String]) {
     let names = |orgs: &[OrgId]| named(orgs.iter().map(|id| id.as_str().to_owned()));
     let changed = named(changes.changed.iter().map(|(id, keys)| format!("{id} ({})", keys.join(", "))));
     tracing::info!(
-        cause = cause_text,
+        trigger,
         added = names(&changes.added),
         removed = names(&changes.removed),
         changed,

@@ -396,7 +396,7 @@ pub fn late_after(settings: &OrgSettings) -> i64 {
 fn record(audit: &Audit, at: Second, entry: Entry) {
     if let Err(error) = audit.record(at, entry.clone()) {
         let Entry { act, who, org, changed } = entry;
-        tracing::error!(%error, ?act, who, org = org.map(|org| org.to_string()), ?changed, "not in the audit record");
+        tracing::error!(cause = %error, ?act, who, org = org.map(|org| org.to_string()), ?changed, "not in the audit record");
     }
 }
 

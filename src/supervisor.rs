@@ -105,7 +105,7 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     }
     reports.set_config(true, None);
     for warning in &settings.warnings {
-        tracing::warn!(warning, "configuration");
+        tracing::warn!(cause = warning, "the configuration is in force, with a warning");
     }
 
     let stop = CancellationToken::new();
@@ -183,7 +183,7 @@ fn open(settings: &Settings, now: Second) -> Result<SqliteJournal, StartError> {
     }
     let moved = SqliteJournal::set_aside(directory, now)?;
     tracing::error!(
-        what, path = %moved.path.display(),
+        cause = what, path = %moved.path.display(),
         "the journal is damaged and was moved aside; every org starts again from its archive. Look at the disk, then delete the file"
     );
     for path in moved.deleted {
@@ -218,7 +218,7 @@ async fn supervise(
             name
         }
         what = journal.damaged() => {
-            tracing::error!(what, "the journal is damaged; stopping, so that the next start reads all of it");
+            tracing::error!(cause = what, "the journal is damaged; stopping, so that the next start reads all of it");
             "damage in the journal"
         }
         () = sleep(once.unwrap_or(Duration::MAX)) => {
@@ -287,7 +287,7 @@ async fn prune(in_force: watch::Receiver<Arc<InForce>>, shared: Arc<Shared>, sto
             match shared.journal.prune(org, before, journal.max_bytes_per_org).await {
                 Ok(0) => {}
                 Ok(chunks) => tracing::debug!(org = %org, chunks, "acknowledged chunks pruned"),
-                Err(error) => tracing::warn!(org = %org, %error, "cannot prune"),
+                Err(error) => tracing::warn!(org = %org, cause = %error, "cannot prune"),
             }
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn run(global: &Global, flags: &RunFlags) -> Result<Exit, Failure> {
         level: Some(log.level()),
     });
     let options = RunOptions { once: flags.once.then_some(flags.timeout), watch, reloading };
-    let ended = runtime()?.block_on(supervisor::run(settings, metrics, options));
+    let ended = runtime()?.block_on(log.beside(supervisor::run(settings, metrics, options)));
     log.finish(LOG_DEADLINE);
     match ended {
         Ok(Ended::Done) => Ok(Exit::Done),

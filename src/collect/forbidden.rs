@@ -53,7 +53,7 @@ impl Forbidden {
     pub(super) async fn save(&self, journal: &dyn Journal, id: &OrgId) {
         let note = serde_json::to_vec(self).ok();
         if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, note).await {
-            tracing::warn!(org = %id, %error, "cannot keep when the source was last refused");
+            tracing::warn!(org = %id, cause = %error, "cannot keep when the source was last refused");
         }
     }
 
@@ -61,7 +61,7 @@ impl Forbidden {
         if self.last.take().is_some() {
             self.extra.clear();
             if let Err(error) = journal.set_note(id, FORBIDDEN_NOTE, None).await {
-                tracing::warn!(org = %id, %error, "cannot forget when the source was last refused");
+                tracing::warn!(org = %id, cause = %error, "cannot forget when the source was last refused");
             }
         }
     }

@@ -150,7 +150,7 @@ impl Inner {
         if let Err(error) = removed
             && error.kind() != ErrorKind::NotFound
         {
-            tracing::debug!(org = %self.org, destination = "file", %error, "cannot remove a partial file");
+            tracing::debug!(org = %self.org, destination = "file", cause = %error, "cannot remove a partial file");
         }
         if linked? {
             sync_directory(directory)?;

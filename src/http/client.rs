@@ -254,7 +254,7 @@ impl Inner {
                 match read {
                     Ok(read) => fresh = Some(read),
                     Err(error) => {
-                        tracing::warn!(key = error.key(), %error, "a changed file cannot be used; what it held before stays in use");
+                        tracing::warn!(key = error.key(), cause = %error, "a changed file cannot be used; what it held before stays in use");
                     }
                 }
             }
@@ -272,7 +272,9 @@ impl Inner {
                 (pools.remote, pools.local, pools.tls, pools.proxies) = (remote, local, tls, proxies);
                 pools.made = now;
             }
-            Err(error) => tracing::warn!(%error, "connections are kept for longer than they should be"),
+            Err(error) => {
+                tracing::warn!(cause = %error, "connections are kept for longer than they should be")
+            }
         }
     }
 

@@ -49,7 +49,7 @@ fn text(families: &[MetricFamily]) -> String {
     let mut page = String::new();
     // Writing to a string does not fail, and nothing here is empty or unnamed; if it were, the rest would still be shown.
     if let Err(error) = TextEncoder::new().encode_utf8(families, &mut page) {
-        tracing::error!(%error, "metrics cannot be encoded");
+        tracing::error!(cause = %error, "metrics cannot be encoded");
     }
     page
 }

@@ -316,14 +316,14 @@ impl Environment {
                 state.values = Some(Arc::clone(&values));
                 state.standing = None;
                 state.failures = 0;
-                tracing::info!(environment = %self.name, "ESC environment opened and read");
+                tracing::debug!(environment = %self.name, "ESC environment opened and read");
                 Ok(values)
             }
             Err(error) => {
                 state.failures = state.failures.saturating_add(1);
                 let until = Instant::now() + pause(&error, state.failures);
                 state.standing = Some(Standing { error: error.clone(), until });
-                tracing::warn!(environment = %self.name, %error, "ESC environment not opened");
+                tracing::warn!(environment = %self.name, cause = %error, "ESC environment not opened");
                 Err(error)
             }
         }

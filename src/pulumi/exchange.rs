@@ -173,7 +173,7 @@ impl Exchange {
             && let Err(error) = self.exchange().await
         {
             // It costs nothing while the old token lives.
-            tracing::warn!(%error, life_seconds = old.life().as_secs(), "no new access token; the present one is used on");
+            tracing::warn!(organization = self.oidc.organization, cause = %error, life_seconds = old.life().as_secs(), "no new access token; the present one is used on");
         }
         self.state().refreshing = false;
     }
@@ -258,7 +258,7 @@ impl Exchange {
                 state.standing = None;
                 state.failures = 0;
                 state.exchanged += 1;
-                tracing::info!(
+                tracing::debug!(
                     organization = self.oidc.organization,
                     life_seconds = life.as_secs(),
                     "OIDC token exchanged"

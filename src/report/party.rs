@@ -25,7 +25,7 @@ use super::words;
 const BY_ITSELF: &str = "the forwarder";
 /// Most characters kept of what went wrong.
 const ERROR_CHARACTERS_MAX: usize = 1_000;
-/// A wait at least this long is worth a line when it ends.
+/// A service that asks to slow down for less than this is not worth a line: it happens on healthy days.
 const WAIT_WORTH_A_LINE_SECONDS: i64 = 60;
 
 /// Cloning is cheap; all clones are the same party.
@@ -52,6 +52,8 @@ struct Now {
     condition: Condition,
     /// When the condition began.
     since: Option<Second>,
+    /// The log has a line about the present wait, so its end is worth one too.
+    wait_is_said: bool,
     checkpoint: Option<u64>,
     delivered_until: Option<Second>,
     outstanding: Outstanding,
@@ -107,11 +109,11 @@ impl Party {
         let (org, destination) = self.names();
         match was {
             Condition::Ok => {}
-            Condition::Waiting(reason) if length >= WAIT_WORTH_A_LINE_SECONDS => {
+            Condition::Waiting(reason) if now.wait_is_said => {
                 info!(org, destination, reason = reason.as_str(), seconds = length, "wait ended");
             }
             Condition::Waiting(reason) => {
-                debug!(org, destination, reason = reason.as_str(), seconds = length, "wait ended");
+                debug!(org, destination, reason = reason.as_str(), seconds = length, "short wait ended");
             }
             Condition::Paused(problem) => {
                 info!(org, destination, reason = problem.reason.as_str(), seconds = length, "pause ended");
@@ -122,16 +124,26 @@ impl Party {
     /// It waits, and needs nobody. During a pause this changes nothing: the pause is the worse news.
     pub fn waiting(&self, reason: WaitReason, until: Option<Second>, cause: &str) {
         let (org, destination) = self.names();
-        let until = until.map(|at| at.to_string());
+        let at = self.0.clock.now();
         let mut now = self.now();
         // Putting state back is no error.
         if reason != WaitReason::Recovering {
             self.went_wrong(&mut now, cause);
         }
+        // A wait is worth a line at once, unless it is short and part of a healthy day.
+        let begun = now.since.filter(|_| now.condition != Condition::Ok).unwrap_or(at);
+        let length = until.unwrap_or(at).max(at) - begun;
+        let worth_a_line = reason != WaitReason::Throttled || length >= WAIT_WORTH_A_LINE_SECONDS;
+        let until = until.map(|at| at.to_string());
         match now.condition {
             Condition::Ok => {
                 self.change(&mut now, Condition::Waiting(reason));
-                warn!(org, destination, reason = reason.as_str(), until, cause, "waiting");
+                now.wait_is_said = worth_a_line;
+                if worth_a_line {
+                    warn!(org, destination, reason = reason.as_str(), until, cause, "waiting");
+                } else {
+                    debug!(org, destination, reason = reason.as_str(), until, cause, "waiting for a moment");
+                }
             }
             Condition::Waiting(known) => {
                 if known != reason {
@@ -140,7 +152,12 @@ impl Party {
                     self.change(&mut now, Condition::Waiting(reason));
                     now.since = since;
                 }
-                debug!(org, destination, reason = reason.as_str(), until, cause, "still waiting");
+                if worth_a_line && !now.wait_is_said {
+                    now.wait_is_said = true;
+                    warn!(org, destination, reason = reason.as_str(), until, cause, "waiting");
+                } else {
+                    debug!(org, destination, reason = reason.as_str(), until, cause, "still waiting");
+                }
             }
             Condition::Paused(_) => {
                 debug!(org, destination, reason = reason.as_str(), until, cause, "waiting during a pause");
@@ -219,8 +236,8 @@ impl Party {
                 .is_none_or(|(known, _)| (known.key, known.fingerprint) != (in_use.key, in_use.fingerprint))
         {
             if let Some((known, _)) = known {
-                let (credential, before, why) = (in_use.key, known.key, standing.given_up.as_deref());
-                info!(org, destination, credential, before, why, "another credential is in use");
+                let (credential, before, cause) = (in_use.key, known.key, standing.given_up.as_deref());
+                info!(org, destination, credential, before, cause, "another credential is in use");
                 let which = if before == credential { "its value" } else { credential };
                 switched = Some(format!("{destination}: {before} → {which}"));
             }

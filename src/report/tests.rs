@@ -218,6 +218,37 @@ async fn a_wait_warns_once_a_spell() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_to_slow_down_is_worth_a_line_from_a_minute_on_and_its_end_then_too() {
+    let reports = reports();
+    let org = reports.org(&settings("acme", "acme-corp", &[DestinationName::S3]));
+    let source = org.source();
+    let levels = |lines: &[String]| lines.iter().map(|line| line[..5].to_owned()).collect::<Vec<_>>();
+    let short = logged(|| {
+        source.waiting(WaitReason::Throttled, Some(START + 59), "429");
+        source.waiting(WaitReason::Throttled, Some(START + 59), "429");
+        source.ok();
+    });
+    assert_eq!(levels(&short), ["DEBUG", "DEBUG", "DEBUG"], "{short:?}");
+    let long = logged(|| source.waiting(WaitReason::Throttled, Some(START + 60), "429"));
+    assert_eq!(levels(&long), ["WARN "], "{long:?}");
+    assert_eq!(levels(&logged(|| source.ok())), ["INFO "]);
+    // Many short ones without a success between them are a long one.
+    logged(|| source.waiting(WaitReason::Throttled, Some(START + 30), "429"));
+    tokio::time::advance(Duration::from_secs(35)).await;
+    let grown = logged(|| {
+        source.waiting(WaitReason::Throttled, Some(START + 65), "429");
+        source.waiting(WaitReason::Throttled, Some(START + 95), "429");
+        source.ok();
+    });
+    assert_eq!(levels(&grown), ["WARN ", "DEBUG", "INFO "], "{grown:?}");
+    let fault = logged(|| {
+        source.waiting(WaitReason::Backoff, Some(START + 36), "503");
+        source.ok();
+    });
+    assert_eq!(levels(&fault), ["WARN ", "INFO "], "what is not asked for is said at once: {fault:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_status_has_the_promised_shape() {
     let reports = reports();
     reports.set_config(true, None);

@@ -27,6 +27,7 @@ mod judging;
 mod keyless;
 mod killed;
 mod lateness;
+mod logs;
 mod matrix;
 mod proving;
 mod quarantine;

@@ -249,7 +249,7 @@ async fn a_directory_that_kubernetes_swaps_counts_as_changed_once() {
     assert_eq!(count(&daemon, RELOADED), 1);
     assert_eq!(count(&daemon, REFUSED), 0, "no moment without a configuration was seen: {}", daemon.log());
     let said = lines(&daemon, RELOADED);
-    assert_eq!([&said[0]["cause"], &said[0]["changed"]], ["changed files", "acme (file.path)"]);
+    assert_eq!([&said[0]["trigger"], &said[0]["changed"]], ["changed files", "acme (file.path)"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod absences;
 mod budgets;
 mod clocks;
 mod crowds;
+mod healthy;
 mod outages;
 mod refusals;
 mod reloads;

@@ -75,6 +75,10 @@ pub(crate) struct Setup {
     pub(crate) file: bool,
     /// More lines of `[source]`.
     pub(crate) source: String,
+    /// `oidc` of `[source]`, in place of a token.
+    pub(crate) oidc: Option<String>,
+    /// Where the client secret of `[sentinel]` is, if not in a file.
+    pub(crate) client_secret: Option<String>,
     /// More keys of `identity` of `[sentinel]`, each after a comma.
     pub(crate) identity: String,
     /// More lines of `[s3]`.
@@ -100,6 +104,8 @@ impl Setup {
             s3: false,
             file: true,
             source: String::new(),
+            oidc: None,
+            client_secret: None,
             identity: String::new(),
             bucket: String::new(),
         }
@@ -402,21 +408,27 @@ impl Simulation {
             fs::remove_file(old.expect("it can be read").path()).expect("a file can be removed");
         }
         for (org, setup) in setups {
+            let token = match &setup.oidc {
+                Some(oidc) => format!("oidc = {oidc}"),
+                None => format!("token = {{ file = {:?} }}", secret(&format!("{org}-token"))),
+            };
             let mut text = format!(
-                "org = {org:?}\nstart = {start:?}\n[source]\napi_url = \"https://{api}\"\ntoken = {{ file = {token:?} }}\n{more}\n",
+                "org = {org:?}\nstart = {start:?}\n[source]\napi_url = \"https://{api}\"\n{token}\n{more}\n",
                 start = setup.start,
                 org = setup.org.as_deref().unwrap_or(org),
                 api = setup.api,
-                token = secret(&format!("{org}-token")),
                 more = setup.source,
             );
             if setup.sentinel {
                 text += &format!(
                     "[sentinel]\nendpoint = \"https://{AZURE}\"\nrule_id = {rule:?}\nauthority = \"https://{ENTRA}\"\n\
-                     identity = {{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {{ file = {secret:?} }}{more} }}\n",
+                     identity = {{ kind = \"client_secret\", tenant_id = {TENANT:?}, client_id = {CLIENT_ID:?}, secret = {secret}{more} }}\n",
                     rule = rule_of(org),
                     more = setup.identity,
-                    secret = secret("client-secret"),
+                    secret = setup
+                        .client_secret
+                        .clone()
+                        .unwrap_or_else(|| format!("{{ file = {:?} }}", secret("client-secret"))),
                 );
             }
             if setup.s3 {

@@ -131,8 +131,8 @@ fn record(org: &OrgId, decision: &Decision) {
         which.push(format!("and {} more", decision.rows.len() - SHOWN));
     }
     tracing::warn!(
-        org = %org, destination = %decision.destination, action = decision.action.as_str(), count = decision.rows.len(),
-        rows = which.join(" "), who = decision.who, reason = decision.reason, "decided about rows in quarantine"
+        org = %org, destination = %decision.destination, act = decision.action.as_str(), rows = decision.rows.len(),
+        which = which.join(" "), who = decision.who, reason = decision.reason, "decided about rows in quarantine"
     );
 }
 

@@ -79,7 +79,7 @@ impl Store {
             None => damage::heads(&connection)?,
             Some(what) => {
                 tracing::warn!(
-                    what,
+                    cause = what,
                     "the journal seemed damaged when it was last used; all of it is read now"
                 );
                 damage::whole(&connection)?;
@@ -101,7 +101,7 @@ impl Store {
         }
         self.suspected = true;
         if let Err(error) = damage::mark(&self.directory, what) {
-            tracing::error!(%error, "cannot note in the state directory that its journal is damaged");
+            tracing::error!(cause = %error, "cannot note in the state directory that its journal is damaged");
         }
     }
 
