@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::Chunk;
+use crate::clock::Second;
 use crate::problem::Problem;
 use crate::rotation::Standing;
 use crate::trial::{How, Outcome, Trial};
@@ -57,6 +58,16 @@ impl fmt::Display for DestinationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Where [heartbeats](crate::heartbeat) go.
+#[async_trait]
+pub trait Pulse: Send {
+    /// Sends one beat: `row` is a JSON object, made in the interval that began at `interval`.
+    ///
+    /// # Errors
+    /// The reason, in words fit to print.
+    async fn send(&mut self, interval: Second, row: Vec<u8>) -> Result<(), String>;
 }
 
 /// A place where a chunk becomes durable.

@@ -9,13 +9,12 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
 use crate::clock::{Clock, Second};
-use crate::destination::DestinationName;
 use crate::destination::sentinel::columns::ColumnKind;
+use crate::destination::{DestinationName, Pulse};
 use crate::report::OrgReport;
 use crate::report::status::{LaneStatus, Moment, OrgStatus, State};
 
@@ -112,16 +111,6 @@ impl Facts<'_> {
     }
 }
 
-/// Where beats go.
-#[async_trait]
-pub trait Pulse: Send {
-    /// Sends one beat: `row` is a JSON object, made in the interval that began at `interval`.
-    ///
-    /// # Errors
-    /// The reason, in words fit to print.
-    async fn send(&mut self, interval: Second, row: Vec<u8>) -> Result<(), String>;
-}
-
 /// The beats of one lane.
 pub struct Heartbeat {
     pub report: OrgReport,
@@ -190,6 +179,8 @@ fn next(now: Second, every: i64, phase: i64) -> Second {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
 
     use super::*;
     use crate::metrics::Metrics;

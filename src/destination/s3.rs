@@ -42,11 +42,11 @@ use crate::chunk::{CHUNK_LINES_BYTES_MAX, claim_key};
 use crate::clock::Clock;
 use crate::config::settings::{S3Credentials, S3Settings};
 use crate::destination::DestinationName;
+use crate::destination::Pulse;
 use crate::destination::archive::{
     Archive, Creation, Entry, Lines, Obstacle, Piece, SHA256_METADATA, Store, lines_of,
 };
 use crate::event::OrgId;
-use crate::heartbeat::Pulse;
 use crate::mutant::{self, Mutant};
 use crate::problem::{PauseReason, Problem};
 use crate::rotation::Standing;

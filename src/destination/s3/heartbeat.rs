@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Bucket, keeping};
 use crate::clock::Second;
+use crate::destination::Pulse;
 use crate::destination::archive::Store;
-use crate::heartbeat::Pulse;
 
 #[async_trait]
 impl Pulse for Bucket {

@@ -8,7 +8,7 @@ use super::client::{Client, Verdict};
 use super::credential::{Credential, NoToken};
 use crate::clock::{Clock, Second};
 use crate::config::settings::SentinelSettings;
-use crate::heartbeat::Pulse;
+use crate::destination::Pulse;
 use crate::http::Transport;
 
 pub struct Beats {
