@@ -126,7 +126,7 @@ const KEYLESS_CLIENT_ID: &str = "44444444-4444-4444-4444-444444444444";
 const SUBJECT: &str = "system:serviceaccount:audit:forwarder";
 const SIEM: &str = "infra/siem";
 const USER: &str = "witness-forwarder";
-const REFUSED: &str = "the configuration is refused";
+const REFUSED: &str = "reload_refused";
 
 /// A secret that nobody else has.
 fn marked(number: u64) -> String {
@@ -591,12 +591,15 @@ impl Stage {
             let in_a_place =
                 ["file", "env"].iter().any(|place| text.contains(&format!("{place} = \"{token}\"")));
             std::fs::write(&place, text).expect("it can be written");
-            let before = self.daemon().log().matches(REFUSED).count();
+            // The log does not repeat itself for ever; the audit record does.
+            let record = self.world.paths.state.join("audit.jsonl");
+            let refused = || {
+                let record = std::fs::read_to_string(&record).expect("it is there");
+                record.matches(REFUSED).count()
+            };
+            let before = refused();
             self.daemon().signal("HUP");
-            until(&format!("case {number} is refused"), async || {
-                self.daemon().log().matches(REFUSED).count() > before
-            })
-            .await;
+            until(&format!("case {number} is refused"), async || refused() > before).await;
             self.tell().await;
             for arguments in [&["check", "--offline"][..], &["status"]] {
                 self.command(arguments, &[]).await;
