@@ -64,9 +64,14 @@ impl Prometheus {
         })
     }
 
+    /// Where it can be asked.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     async fn get(&self, path_and_query: &str) -> Option<String> {
         let client = reqwest::Client::builder().no_proxy().build().ok()?;
-        let answer = client.get(format!("http://{}{path_and_query}", self.address)).send().await.ok()?;
+        let answer = client.get(format!("{}{path_and_query}", self.url())).send().await.ok()?;
         let good = answer.status().is_success();
         let text = answer.text().await.ok()?;
         assert!(good || !path_and_query.starts_with("/api/"), "{path_and_query}: {text}");
