@@ -27,7 +27,8 @@ function asked(name: string, label: string, query: string, all: boolean): Variab
     label,
     type: 'query',
     datasource: DATASOURCE,
-    query: { query, refId: name },
+    // As Grafana's own editor writes it: 1 is the values of a label.
+    query: { qryType: 1, query, refId: 'PrometheusVariableQueryEditor-VariableQuery' },
     refresh: VariableRefresh.onTimeRangeChanged,
     sort: VariableSort.naturalAsc,
     multi: all,
@@ -73,7 +74,7 @@ export function board(
     title,
     description,
     tags: [TAG],
-    // Of Grafana 10.3: later ones bring it forward by themselves.
+    // Older than the newest, so that older servers read it; newer ones bring it forward by themselves.
     schemaVersion: 39,
     editable: true,
     graphTooltip: DashboardCursorSync.Crosshair,

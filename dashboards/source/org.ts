@@ -77,7 +77,7 @@ export const org = board(
           queries: [{ expr: `sum(increase(pulumi_audit_events_new_total{${O}}[1d]))` }],
         }),
         stat({
-          title: 'First seen over 10 minutes late (1 d)',
+          title: 'Over 10 min late (1 d)',
           says: 'Events of a day that became visible more than ten minutes after they happened, close to the fifteen that a head sweep looks back: normally 0.',
           width: 4,
           unit: 'none',
@@ -198,7 +198,7 @@ export const org = board(
           alerts: [warning('duplicate-surge')],
           queries: [
             {
-              expr: `sum by (destination, outcome) (rate(pulumi_audit_deliveries_total{${O}}[$__rate_interval]))`,
+              expr: `sum by (destination, outcome) (rate(pulumi_audit_deliveries_total{${O}}[$__rate_interval])) > 0`,
               name: '{{destination}} {{outcome}}',
             },
           ],
@@ -212,7 +212,7 @@ export const org = board(
           alerts: [warning('sweep-stuck')],
           queries: [
             {
-              expr: `sum by (kind, outcome) (rate(pulumi_audit_sweeps_total{${O}}[$__rate_interval]))`,
+              expr: `sum by (kind, outcome) (rate(pulumi_audit_sweeps_total{${O}}[$__rate_interval])) > 0`,
               name: '{{kind}} {{outcome}}',
             },
           ],

@@ -84,7 +84,7 @@ export const orgs = board(
           queries: [{ expr: `max(pulumi_audit:journal_fill_ratio{${J}})` }],
         }),
         stat({
-          title: 'Newly damaged seconds (1 d)',
+          title: 'Newly damaged (1 d)',
           says: 'Seconds of all organizations that were found too dense to be read whole within a day: normally 0.',
           width: 4,
           unit: 'none',
@@ -153,15 +153,15 @@ export const orgs = board(
         }),
         lines({
           title: 'Who waits, and why',
-          says: 'How many sources and destinations wait by themselves or are paused, by reason: normally 0, some that wait need nobody.',
+          says: 'How many sources and destinations wait by themselves or are paused, by reason: normally none, and those that wait need nobody.',
           width: 12,
           unit: 'short',
           min: 0,
           stacked: true,
           alerts: [critical('paused'), warning('throttled')],
           queries: [
-            { expr: `sum by (reason) (pulumi_audit_waiting{${J}})`, name: 'waits: {{reason}}' },
-            { expr: `sum by (reason) (pulumi_audit_paused{${J}})`, name: 'paused: {{reason}}' },
+            { expr: `sum by (reason) (pulumi_audit_waiting{${J}}) > 0`, name: 'waits: {{reason}}' },
+            { expr: `sum by (reason) (pulumi_audit_paused{${J}}) > 0`, name: 'paused: {{reason}}' },
           ],
         }),
       ],

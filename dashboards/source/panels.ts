@@ -167,7 +167,7 @@ export function stat(it: Common & { noValue?: string }): Piece {
   // What no alert judges has the colour of text.
   const field = defaults(it, judged ? 'green' : 'text', FieldColorModeId.Thresholds, {});
   if (it.noValue !== undefined) field.noValue = it.noValue;
-  return piece('stat', it, { instant: true }, options, { defaults: field, overrides: [] });
+  return piece('stat', it, { instant: true, range: false }, options, { defaults: field, overrides: [] });
 }
 
 /** Lines over time; `stacked` where the sum means something. */
@@ -227,7 +227,7 @@ export function table(it: Common & { labels: string[]; columns?: Record<string, 
   }
   const field = defaults(it, 'text', FieldColorModeId.Thresholds, { ...custom });
   delete field.thresholds;
-  const made = piece('table', it, { instant: true, format: 'table' }, options, { defaults: field, overrides });
+  const made = piece('table', it, { instant: true, range: false, format: 'table' }, options, { defaults: field, overrides });
   const values = it.queries.flatMap(({ name }, number): Array<[string, string]> => {
     if (name === undefined) return [];
     return [[it.queries.length > 1 ? `Value #${letter(number)}` : 'Value', name]];

@@ -60,7 +60,7 @@ export const services = board(
           stacked: true,
           queries: [
             {
-              expr: `sum by (kind, outcome) (rate(pulumi_audit_sweeps_total{${J}}[$__rate_interval]))`,
+              expr: `sum by (kind, outcome) (rate(pulumi_audit_sweeps_total{${J}}[$__rate_interval])) > 0`,
               name: '{{kind}} {{outcome}}',
             },
           ],
@@ -140,7 +140,7 @@ export const services = board(
           alerts: [critical('delivery-stale'), warning('quarantine')],
           queries: [
             {
-              expr: `sum by (destination, outcome) (rate(pulumi_audit_deliveries_total{${J}}[$__rate_interval]))`,
+              expr: `sum by (destination, outcome) (rate(pulumi_audit_deliveries_total{${J}}[$__rate_interval])) > 0`,
               name: '{{destination}} {{outcome}}',
             },
           ],

@@ -38,7 +38,7 @@ function shown(value, unit, decimals) {
   };
   switch (unit) {
     case "s": {
-      for (const [seconds, name] of [[604800, "weeks"], [86400, "days"], [3600, "hours"], [60, "mins"]]) {
+      for (const [seconds, name] of [[31536000, "years"], [604800, "weeks"], [86400, "days"], [3600, "hours"], [60, "mins"]]) {
         if (Math.abs(value) >= seconds) return `${round(value / seconds)} ${name}`;
       }
       if (value !== 0 && Math.abs(value) < 1) return `${round(value * 1000)} ms`;
@@ -87,7 +87,16 @@ async function series(panel) {
 const clock = (time) => new Date(time * 1000).toISOString().slice(11, 16);
 const legend = (entries) => `<div class="legend">${entries.map(([name, color]) => `<span><i style="background:${color}"></i>${escaped(name)}</span>`).join("")}</div>`;
 const ticks = (x, height) => [0, 60, 120, 180, 240, 300].map((after) =>
-  `<text x="${x(start + after)}" y="${height - 2}" text-anchor="middle">${clock(start + after)}</text>`).join("");
+  `<text x="${x(start + after)}" y="${height - 2}" text-anchor="${after === SPAN ? "end" : "middle"}">${clock(start + after)}</text>`).join("");
+
+/** A distance between two marks that people like, about as large as asked for. */
+function even(about, unit) {
+  const times = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400, 172800, 604800, 1209600];
+  if (unit === "s" && about > 30) return times.find((time) => time >= about) ?? 604800 * Math.ceil(about / 604800);
+  const base = unit === "bytes" ? 1024 ** Math.floor(Math.log(about) / Math.log(1024)) : 1;
+  const power = 10 ** Math.floor(Math.log10(about / base));
+  return [1, 2, 2.5, 5, 10].find((times) => times * power * base >= about) * power * base;
+}
 
 async function lines(panel, width, height) {
   const all = await series(panel);
@@ -103,16 +112,18 @@ async function lines(panel, width, height) {
     }
   }
   height -= 22 * Math.ceil(all.length / Math.max(1, Math.floor(width / 150))) + 4;
-  const top = Math.max(...all.flatMap(({ points }) => points.map(([, value]) => value)), 1e-9) * 1.1;
-  const [left, bottom] = [62, 16];
+  const most = Math.max(...all.flatMap(({ points }) => points.map(([, value]) => value)));
+  const step = even(most > 0 ? most / 4 : 0.25, defaults.unit);
+  const top = Math.max(4, Math.ceil((most * 1.02) / step)) * step;
+  const [left, bottom] = [74, 16];
   const x = (time) => left + ((time - start) / SPAN) * (width - left - 14);
   const y = (value) => height - bottom - (value / top) * (height - bottom - 8);
   const path = (points) => points.map(([time, value], at) => {
     const gap = at === 0 || time - points[at - 1][0] > 6;
     return `${gap ? "M" : "L"}${x(time).toFixed(1)} ${y(value).toFixed(1)}`;
   }).join("");
-  const grid = [0, 0.25, 0.5, 0.75, 1].map((part) => {
-    const value = (top / 1.1) * part;
+  const grid = Array.from({ length: Math.round(top / step) + 1 }, (_, at) => {
+    const value = at * step;
     return `<path d="M${left} ${y(value)}H${width - 14}" class="grid"/><text x="${left - 6}" y="${y(value) + 4}" text-anchor="end">${escaped(shown(value, defaults.unit))}</text>`;
   }).join("");
   const limits = defaults.thresholds.steps.filter(({ value }) => value !== null && value <= top).map(({ value, color }) =>

@@ -215,8 +215,10 @@ async fn no_panel_asks_for_a_metric_a_label_or_a_value_that_neither_daemon_nor_r
 }
 
 /// What has no data while all is well, and why. Everything else has some within seconds.
-const EMPTY_WHILE_WELL: [(&str, &str); 18] = [
+const EMPTY_WHILE_WELL: [(&str, &str); 20] = [
     ("orgs: Next secret ends in", "of a client secret nobody says when it ends"),
+    ("orgs: Who waits, and why", "nobody does"),
+    ("orgs: Who waits, and why #2", "nothing is paused"),
     ("orgs: Alerts that fire", "none does"),
     ("orgs: Paused, and why", "nothing is"),
     ("orgs: Not read yet", "everything is read"),
