@@ -38,7 +38,7 @@ crash-sweep: ## every file operation and send of a run fails or kills it, call b
 dashboards: tools ## the dashboards for Grafana anew from dashboards/source
 	sh dashboards/generate.sh
 
-dashboard-pictures: tools ## the drawings in docs/dashboards.md, by the test that asks their queries: five minutes
+dashboard-pictures: tools ## the drawings in docs/dashboards.md, by the test that asks their queries: some minutes
 	DASHBOARD_PICTURES=$(CURDIR)/docs/dashboards cargo test --locked --test it dashboards::a_real
 
 lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies

@@ -9,7 +9,7 @@ import { readFileSync } from "node:fs";
 const [modules, chromium, from, to, prometheus, org] = process.argv.slice(2);
 const { chromium: browsers } = createRequire(modules + "/")("playwright-core");
 const NAMES = ["orgs", "org", "services", "process"];
-const SPAN = 300;
+const SPAN = 210;
 const [COLUMN, ROW, GAP] = [60, 30, 8];
 const PALETTE = ["#3274d9", "#e0752d", "#37872d", "#a352cc", "#c4162a", "#0a8a8a", "#b5a300", "#6e5a4b", "#e0559a", "#555f6b"];
 const COLORS = { green: "#2f8f3f", red: "#d02437", orange: "#e07d10", blue: "#3274d9", yellow: "#e8b400", text: "#20262e", transparent: "transparent" };
@@ -86,8 +86,8 @@ async function series(panel) {
 
 const clock = (time) => new Date(time * 1000).toISOString().slice(11, 16);
 const legend = (entries) => `<div class="legend">${entries.map(([name, color]) => `<span><i style="background:${color}"></i>${escaped(name)}</span>`).join("")}</div>`;
-const ticks = (x, height) => [0, 60, 120, 180, 240, 300].map((after) =>
-  `<text x="${x(start + after)}" y="${height - 2}" text-anchor="${after === SPAN ? "end" : "middle"}">${clock(start + after)}</text>`).join("");
+const ticks = (x, height) => [0, 60, 120, 180].map((after) =>
+  `<text x="${x(start + after)}" y="${height - 2}" text-anchor="middle">${clock(start + after)}</text>`).join("");
 
 /** A distance between two marks that people like, about as large as asked for. */
 function even(about, unit) {
@@ -105,6 +105,12 @@ async function lines(panel, width, height) {
   const stacked = defaults.custom.stacking?.mode === "normal";
   if (stacked) {
     const below = new Map();
+    // What a series does not say is nothing, lest an area reaches across a gap.
+    const times = [...new Set(all.flatMap(({ points }) => points.map(([time]) => time)))].sort((one, other) => one - other);
+    for (const one of all) {
+      const said = new Map(one.points);
+      one.points = times.map((time) => [time, said.get(time) ?? 0]);
+    }
     for (const one of all) {
       one.base = one.points.map(([time]) => [time, below.get(time) ?? 0]);
       one.points = one.points.map(([time, value]) => [time, value + (below.get(time) ?? 0)]);

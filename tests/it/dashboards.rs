@@ -369,7 +369,7 @@ impl Stage {
     async fn is_drawn(&mut self, folder: &Path) {
         let begun = Instant::now();
         let mut away = false;
-        for (until, outage) in [(60, false), (120, true), (240, false)] {
+        for (until, outage) in [(40, false), (85, true), (170, false)] {
             if outage {
                 self.world.azure().goes_away().await;
             } else if away {
