@@ -85,7 +85,7 @@ export const org = board(
           alerts: [warning('lateness-near-overlap', 1)],
           queries: [
             {
-              expr: `ceil(sum(increase(pulumi_audit_event_lateness_seconds_count{${O}}[1d])
+              expr: `round(sum(increase(pulumi_audit_event_lateness_seconds_count{${O}}[1d])
                 - ignoring (le) increase(pulumi_audit_event_lateness_seconds_bucket{${O},le="600"}[1d])))`,
             },
           ],
@@ -120,7 +120,7 @@ export const org = board(
           unit: 'none',
           decimals: 0,
           alerts: [warning('quarantine', 1)],
-          queries: [{ expr: `ceil(sum(increase(pulumi_audit_quarantined_events_total{${O}}[6h])))` }],
+          queries: [{ expr: `round(sum(increase(pulumi_audit_quarantined_events_total{${O}}[6h])))` }],
         }),
       ],
     },
@@ -270,10 +270,10 @@ export const org = board(
           alerts: [warning('quarantine'), info('schema-anomalies')],
           queries: [
             {
-              expr: `ceil(sum by (destination, reason) (increase(pulumi_audit_quarantined_events_total{${O}}[6h]))) > 0`,
+              expr: `round(sum by (destination, reason) (increase(pulumi_audit_quarantined_events_total{${O}}[6h]))) > 0`,
               name: 'Refused',
             },
-            { expr: `ceil(sum by (kind) (increase(pulumi_audit_schema_anomalies_total{${O}}[6h]))) > 0`, name: 'Odd' },
+            { expr: `round(sum by (kind) (increase(pulumi_audit_schema_anomalies_total{${O}}[6h]))) > 0`, name: 'Odd' },
           ],
         }),
       ],

@@ -103,7 +103,7 @@ export const orgs = board(
           unit: 'none',
           decimals: 0,
           alerts: [warning('quarantine', 1)],
-          queries: [{ expr: `ceil(sum(increase(pulumi_audit_quarantined_events_total{${J}}[6h])))` }],
+          queries: [{ expr: `round(sum(increase(pulumi_audit_quarantined_events_total{${J}}[6h])))` }],
         }),
         stat({
           title: 'Next secret ends in',
@@ -228,10 +228,10 @@ export const orgs = board(
           alerts: [warning('quarantine'), info('schema-anomalies')],
           queries: [
             {
-              expr: `ceil(sum by (org, destination, reason) (increase(pulumi_audit_quarantined_events_total{${J}}[6h]))) > 0`,
+              expr: `round(sum by (org, destination, reason) (increase(pulumi_audit_quarantined_events_total{${J}}[6h]))) > 0`,
               name: 'Refused',
             },
-            { expr: `ceil(sum by (org, kind) (increase(pulumi_audit_schema_anomalies_total{${J}}[6h]))) > 0`, name: 'Odd' },
+            { expr: `round(sum by (org, kind) (increase(pulumi_audit_schema_anomalies_total{${J}}[6h]))) > 0`, name: 'Odd' },
           ],
         }),
       ],

@@ -45,7 +45,7 @@ export const process = board(
           unit: 'none',
           decimals: 0,
           alerts: [warning('commit-errors', 1)],
-          queries: [{ expr: `ceil(sum by (instance) (increase(${COMMITS}{${J},outcome="failed"}[15m])))`, name: '{{instance}}' }],
+          queries: [{ expr: `round(sum by (instance) (increase(${COMMITS}{${J},outcome="failed"}[15m])))`, name: '{{instance}}' }],
         }),
         stat({
           title: 'Damaged journals set aside',

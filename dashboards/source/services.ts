@@ -235,7 +235,7 @@ export const services = board(
           alerts: [warning('quarantine')],
           queries: [
             {
-              expr: `ceil(sum by (org, destination, reason) (increase(pulumi_audit_quarantined_events_total{${J}}[6h]))) > 0`,
+              expr: `round(sum by (org, destination, reason) (increase(pulumi_audit_quarantined_events_total{${J}}[6h]))) > 0`,
               name: 'Refused',
             },
           ],
