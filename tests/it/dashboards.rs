@@ -24,6 +24,7 @@ use crate::world::pulumi::behaviour::Fault;
 use crate::world::pulumi::events::{Event, Generator};
 use crate::world::script::Times;
 use crate::world::setup::{CLIENT_ID, OrgSetup, TENANT, rule_of};
+use crate::world::verdict::Cut;
 
 const NAMES: [&str; 4] = ["orgs", "org", "services", "process"];
 
@@ -350,7 +351,9 @@ impl Stage {
             crate::world::ingestion::Fault::status(403),
             Times::UntilCleared,
         );
-        world.azure().loses_answers(2);
+        // Of an org whose counters Prometheus has seen before: a series that begins above 0 has not risen.
+        let lost = crate::world::ingestion::Fault::AnswerLost(Cut::Close);
+        world.ingestion().fault_on(&rule_of("acme"), lost, Times::Next(2));
         // One is slowed down from its beginning, and one is read a little before its service breaks.
         world.pulumi().fault("umbrella", Fault::throttled(), Times::UntilCleared);
         world.pulumi().fault("hooli", Fault::html(502), Times::After(3, u32::MAX));
