@@ -8,7 +8,7 @@ CARGO_MUTANTS := .tools/bin/cargo-mutants
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test screenshots lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs tools clean
+.PHONY: help demo test screenshots dashboards dashboard-pictures lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -34,6 +34,12 @@ crash-sweep: ## every file operation and send of a run fails or kills it, call b
 	sh tests/tools.sh crash-sweep
 	cargo test --locked --test crash_sweep -- $(if $(POINTS),--points $(POINTS)) $(if $(POINT),--point $(POINT)) \
 		$(if $(SERIES),--series $(SERIES)) $(if $(JOBS),--jobs $(JOBS)) $(if $(SEED),--seed $(SEED))
+
+dashboards: tools ## the dashboards for Grafana anew from dashboards/source
+	sh dashboards/generate.sh
+
+dashboard-pictures: tools ## the drawings in docs/dashboards.md, by the test that asks their queries: some minutes
+	DASHBOARD_PICTURES=$(CURDIR)/docs/dashboards cargo test --locked --test it dashboards::a_real
 
 lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 	cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt

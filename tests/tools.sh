@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, Prometheus, a browser, and the vendors'
-# clients. Run it as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
+# Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, Prometheus, a browser, Grafana's types, and
+# the vendors' clients. Run it as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
 # the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace.
 set -eu
 
@@ -98,4 +98,13 @@ else
     cp tests/browser/package.json .tools/browser/package.json
     npm install --prefix .tools/browser --no-audit --no-fund --loglevel=error >/dev/null
     echo "installed what drives the browser"
+fi
+
+mkdir -p .tools/dashboards
+if [ -d .tools/dashboards/node_modules/@grafana/schema ] && cmp -s dashboards/package.json .tools/dashboards/package.json; then
+    echo "has Grafana's types"
+else
+    cp dashboards/package.json .tools/dashboards/package.json
+    npm install --prefix .tools/dashboards --no-audit --no-fund --loglevel=error >/dev/null
+    echo "installed Grafana's types and what checks against them"
 fi

@@ -1,7 +1,7 @@
 //! The rules for Prometheus in `deploy/prometheus`: that they are right, that each alert is tried and explained, and that a real
 //! Prometheus fires and resolves them over the real daemon.
 
-mod prometheus;
+pub(crate) mod prometheus;
 mod promql;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use crate::world::setup::{CLIENT_ID, TENANT};
 use prometheus::{Prometheus, promtool, yaml};
 use promql::{Selector, named};
 
-const RULES: &str = "deploy/prometheus/pulumi-audit-forwarder.rules.yml";
+pub(crate) const RULES: &str = "deploy/prometheus/pulumi-audit-forwarder.rules.yml";
 const CASES: [&str; 2] = [
     "deploy/prometheus/pulumi-audit-forwarder.tests.yml",
     "deploy/prometheus/pulumi-audit-forwarder.days.tests.yml",
@@ -28,25 +28,25 @@ const CASES: [&str; 2] = [
 /// What Prometheus itself adds to every series.
 const ADDED: [&str; 2] = ["job", "instance"];
 
-fn repository(path: &str) -> std::path::PathBuf {
+pub(crate) fn repository(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+pub(crate) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
 /// Every rule of the file, recording and alerting.
-fn rules() -> Vec<Value> {
+pub(crate) fn rules() -> Vec<Value> {
     list(&yaml(RULES), "groups").iter().flat_map(|group| list(group, "rules").to_vec()).collect()
 }
 
 /// The alerts of the file by their names.
-fn alerts() -> BTreeMap<String, Value> {
+pub(crate) fn alerts() -> BTreeMap<String, Value> {
     rules().into_iter().filter_map(|rule| Some((rule["alert"].as_str()?.to_owned(), rule))).collect()
 }
 
@@ -153,10 +153,10 @@ fn every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_quiet() {
 }
 
 /// What can be asked: label and values of every metric. The sets that are not closed are empty.
-type Known = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+pub(crate) type Known = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 /// Of the daemon, as it says itself, and what the rules record.
-async fn known(rules: &[Value]) -> Known {
+pub(crate) async fn known(rules: &[Value]) -> Known {
     let reference = bare(&["metrics"]).await;
     let mut known = Known::new();
     for line in out(&reference).lines().filter(|line| line.starts_with("| `")) {
@@ -204,7 +204,7 @@ fn unknown(known: &Known, Selector { name, labels, .. }: &Selector) -> Option<St
 }
 
 /// The same for a whole expression, its groupings included.
-fn unknown_in(known: &Known, expression: &str) -> Option<String> {
+pub(crate) fn unknown_in(known: &Known, expression: &str) -> Option<String> {
     let (selectors, grouped) = named(expression);
     let labels =
         |selector: &Selector| known.get(&selector.name).map(|has| has.keys().cloned().collect::<Vec<_>>());

@@ -16,6 +16,7 @@ mod checking;
 mod columns;
 mod commands;
 mod damaged;
+mod dashboards;
 mod delivery;
 mod endpoints;
 mod forwarder;

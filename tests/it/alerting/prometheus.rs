@@ -16,6 +16,8 @@ pub(crate) struct Prometheus {
     _keeper: Child,
     log: PathBuf,
     address: String,
+    /// One for all questions: to make one takes longer than to ask.
+    client: reqwest::Client,
 }
 
 impl Prometheus {
@@ -47,7 +49,8 @@ impl Prometheus {
             .process_group(0)
             .spawn()
             .expect("a shell can be started");
-        let mut server = Prometheus { _keeper: keeper, log, address: String::new() };
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client can be made");
+        let mut server = Prometheus { _keeper: keeper, log, address: String::new(), client };
         until("Prometheus is ready", async || {
             server.address = server.said_address().unwrap_or_default();
             server.get("/-/ready").await.is_some()
@@ -64,9 +67,13 @@ impl Prometheus {
         })
     }
 
+    /// Where it can be asked.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     async fn get(&self, path_and_query: &str) -> Option<String> {
-        let client = reqwest::Client::builder().no_proxy().build().ok()?;
-        let answer = client.get(format!("http://{}{path_and_query}", self.address)).send().await.ok()?;
+        let answer = self.client.get(format!("{}{path_and_query}", self.url())).send().await.ok()?;
         let good = answer.status().is_success();
         let text = answer.text().await.ok()?;
         assert!(good || !path_and_query.starts_with("/api/"), "{path_and_query}: {text}");
