@@ -351,9 +351,9 @@ impl Stage {
             crate::world::ingestion::Fault::status(403),
             Times::UntilCleared,
         );
-        // Of an org whose counters Prometheus has seen before: a series that begins above 0 has not risen.
+        // Of an org that meets nothing else, and whose counters Prometheus has seen before: a series that begins above 0 has not risen.
         let lost = crate::world::ingestion::Fault::AnswerLost(Cut::Close);
-        world.ingestion().fault_on(&rule_of("acme"), lost, Times::Next(2));
+        world.ingestion().fault_on(&rule_of("globex"), lost, Times::Next(2));
         // One is slowed down from its beginning, and one is read a little before its service breaks.
         world.pulumi().fault("umbrella", Fault::throttled(), Times::UntilCleared);
         world.pulumi().fault("hooli", Fault::html(502), Times::After(3, u32::MAX));
@@ -407,6 +407,12 @@ async fn a_real_prometheus_answers_every_query_and_what_is_empty_while_all_is_we
         stage.is_late();
         tokio::time::sleep(Duration::from_millis(500)).await;
         metric(&mut stage.daemon, "events_late_total", &[("org", "acme")]).await > Some(0.0)
+    })
+    .await;
+    let lost = [("org", "globex"), ("destination", "sentinel"), ("outcome", "ambiguous")];
+    until_within(Duration::from_secs(60), "an answer is lost", async || {
+        stage.goes_on();
+        metric(&mut stage.daemon, "deliveries_total", &lost).await > Some(0.0)
     })
     .await;
     stage.answers_all_but(&BTreeSet::new()).await;
