@@ -142,7 +142,10 @@ impl Org {
         if until == Until::Stopped {
             for destination in self.settings.destinations() {
                 let (org, drained) = (self.clone(), drained.clone());
-                parts.spawn(async move { org.beat(destination, drained).await });
+                parts.spawn(kept_alive(self.clone(), move || {
+                    let (org, drained) = (org.clone(), drained.clone());
+                    async move { org.beat(destination, drained).await }
+                }));
             }
         }
         let (org, ended) = (self.clone(), drained.clone());

@@ -4,7 +4,7 @@ use std::slice::from_ref;
 
 use serde_json::Value;
 
-use crate::forwarder::{command, complete, metric, paused, recent, start, works};
+use crate::forwarder::{complete, metric, paused, recent, start, works};
 use crate::world::World;
 use crate::world::daemon::until;
 use crate::world::ingestion::rows::{Row, Type};
@@ -73,9 +73,6 @@ async fn a_beat_moves_on_where_nothing_happens_and_tells_of_what_stands_still() 
 
     assert!(daemon.stop().await.success());
     world.check_s3("acme").await.assert_complete();
-    let last = beats(&world, "acme").len();
-    command(&world, &["run", "--once"]).await;
-    assert_eq!(beats(&world, "acme").len(), last, "a single run sends none");
 }
 
 #[tokio::test(flavor = "multi_thread")]
