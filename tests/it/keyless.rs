@@ -10,7 +10,7 @@ use http::Request;
 use serde_json::{Value, json};
 
 use crate::delivery::binary;
-use crate::forwarder::{command, complete, err, metric, out, party, paused, recent, start, works};
+use crate::forwarder::{asked, command, complete, err, metric, out, party, paused, recent, start, works};
 use crate::world::World;
 use crate::world::clock::WorldClock;
 use crate::world::daemon::{Daemon, until};
@@ -105,19 +105,20 @@ async fn orgs_that_ask_for_the_same_token_share_one_exchange() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exchange_that_is_refused_pauses_the_source_until_the_platform_replaces_its_token() {
-    let world = World::with_events(40).await;
+    let world = World::builder().orgs(&["acme", "beta"]).events(40).start().await;
     let pulumi = world.pulumi().org("acme");
     pulumi.trust(Issuer::for_organization(SUBJECT));
     let acme = exchanging(&world, "acme").with_file();
     let file = project(&world, &pulumi.issue(SUBJECT, -10));
-    let mut daemon = start(&world, from_ref(&acme));
+    let beta = recent(&world, "beta").with_file();
+    let mut daemon = start(&world, &[acme.clone(), beta]);
     let remedy = paused(&mut daemon, "acme", "source", "credentials").await;
     for part in ["urn:pulumi:org:acme", &file.to_string_lossy(), "organization tokens"] {
         assert!(remedy.contains(part), "`{part}` is in: {remedy}");
     }
     let (good, said) = checked(&world).await;
     assert!(!good && said.contains("exchange     FAILED") && said.contains("invalid_grant"), "{said}");
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    asked(&world, "beta", 3).await;
     // The daemon's own, and that of `check`.
     let asked = world.pulumi().ledger.requests("acme/exchange");
     assert!((2..=3).contains(&asked), "{asked}: it does not ask again and again");
@@ -263,9 +264,9 @@ async fn an_environment_that_cannot_be_read_names_what_to_do_and_holds_up_nobody
     world.pulumi().org("acme").allow_open(&token, true);
     let file_only = OrgSetup { sentinel: false, ..acme };
     complete(&world, &file_only).await;
-    let asked = world.pulumi().ledger.requests("acme/environments");
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    assert_eq!(world.pulumi().ledger.requests("acme/environments"), asked, "a refusal stands for a while");
+    let before = world.pulumi().ledger.requests("acme/environments");
+    asked(&world, "acme", 3).await;
+    assert_eq!(world.pulumi().ledger.requests("acme/environments"), before, "a refusal stands for a while");
     assert!(daemon.stop().await.success());
 }
 
