@@ -1,0 +1,1 @@
+//! The templates for AWS, and the queries over a real archive.

@@ -1,0 +1,1 @@
+//! The container image: built, looked into, and run.

@@ -1,0 +1,1 @@
+//! The Debian and RPM packages: installed, upgraded with state, and removed.
