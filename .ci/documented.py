@@ -5,7 +5,9 @@ A fenced block's first line says what becomes of it:
 
     ```sh ci           run in the repository, by bash, ends at the first failure
     ```sh ci scratch   run in a scratch directory, the binary that earlier blocks installed on its PATH
-    ```sh ci usage     needs a cloud or never ends: each line runs with --help added, so its words and options must exist
+    ```sh ci usage     needs services or never ends: each line runs with --help added, so its words and options must exist
+    ```sh ci make      takes long: each line is a call of make, which says what it would do
+    ```sh cloud        needs a cloud, a cluster or a machine of its own: bash reads it and runs nothing
     ```toml file=PATH  written to PATH in the scratch directory
     ```python ci       run by Python
 
@@ -65,10 +67,14 @@ def main():
                     code = shell(lines, scratch, environment)
                 elif mark == ["sh", "ci", "usage"]:
                     code = shell([f"{line} --help > /dev/null" for line in lines], scratch, environment)
+                elif mark == ["sh", "ci", "make"]:
+                    code = shell([f"{line} --dry-run > /dev/null" for line in lines], None, environment)
+                elif mark == ["sh", "cloud"]:
+                    code = subprocess.run(["bash", "-n", "-c", text], check=False).returncode
                 elif mark == ["python", "ci"]:
                     code = subprocess.run([sys.executable, "-c", text], check=False).returncode
                 elif mark[0] in ("sh", "bash", "shell", "console"):
-                    print(f"{place}: say what becomes of this block: `sh ci`, `sh ci scratch` or `sh ci usage`", file=sys.stderr)
+                    print(f"{place}: say what becomes of this block: `sh ci`, `sh ci scratch`, `sh ci usage`, `sh ci make` or `sh cloud`", file=sys.stderr)
                     code = 2
                 else:
                     code = 0

@@ -53,6 +53,7 @@ if [ "$clients" = yes ]; then
     if ! command -v npm >/dev/null 2>&1; then debian npm "to install the JavaScript clients"; fi
     unpacked prometheus usr/bin/promtool "to try the rules and alerts"
     if ! command -v chromium >/dev/null 2>&1; then debian chromium "to look at the status page"; fi
+    if ! command -v sqlite3 >/dev/null 2>&1; then debian sqlite3 "to copy the state of a running forwarder"; fi
 fi
 
 if [ ! -x .tools/venv/bin/python ]; then

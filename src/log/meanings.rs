@@ -19,7 +19,7 @@ secret. A test reads every place in the source that logs, and fails when this pa
 ## Repetition
 
 The same message about the same `org` and `destination` is written ten times at once, and then once every half hour: 58 lines and 24 counts a day where something fails
-every second. This holds for errors, warnings and infos; debug and trace are written whole. What is not written is counted, and a line of the
+every second. Lines that answer an act of somebody (they have a `trigger`: a reload) come once a minute instead. This holds for errors, warnings and infos; debug and trace are written whole. What is not written is counted, and a line of the
 same level says exactly how many of which `text` were left out: when ten minutes have passed without another, every hour while it goes on, and at the end of the process. Written lines
 and counts add up to what happened. Of more than 10,000 different ones at a time, the newest are limited and counted without telling orgs apart.
 

@@ -28,6 +28,8 @@ use tracing_subscriber::layer::{Context, Filter};
 const AT_ONCE: u32 = 10;
 /// ... and then one whenever so much time has passed.
 const ONE_EVERY: Duration = Duration::from_secs(30 * 60);
+/// The same for what answers an act of a person: an answer of the half hour before is none.
+const ANSWER_EVERY: Duration = Duration::from_secs(60);
 /// A spell without a line for so long is over, and its count is said.
 const QUIET: Duration = Duration::from_secs(10 * 60);
 /// The count of a spell that goes on is said this often.
@@ -85,14 +87,15 @@ impl Repeats {
         if known.len() >= KNOWN_MAX && !known.contains_key(&subject) {
             (subject.org, subject.destination) = (None, None);
         }
+        let one_every = if about.is_answer { ANSWER_EVERY } else { ONE_EVERY };
         let spell = known.entry(subject).or_insert_with(|| Spell {
             level: *metadata.level(),
             text: about.text,
             full_again: now,
             left_out: None,
         });
-        if spell.full_again.saturating_duration_since(now) <= ONE_EVERY * (AT_ONCE - 1) {
-            spell.full_again = spell.full_again.max(now) + ONE_EVERY;
+        if spell.full_again.saturating_duration_since(now) <= one_every * (AT_ONCE - 1) {
+            spell.full_again = spell.full_again.max(now) + one_every;
             return true;
         }
         let left_out = spell.left_out.get_or_insert(LeftOut { count: 0, first: now, last: now });
@@ -193,6 +196,8 @@ struct About {
     text: String,
     org: Option<String>,
     destination: Option<String>,
+    /// It says what made it happen (`trigger`): a signal, or files that somebody changed.
+    is_answer: bool,
 }
 
 impl Visit for About {
@@ -201,6 +206,7 @@ impl Visit for About {
             "message" => self.text = cut(value),
             "org" => self.org = Some(cut(value)),
             "destination" => self.destination = Some(cut(value)),
+            "trigger" => self.is_answer = true,
             _ => {}
         }
     }
@@ -307,6 +313,18 @@ mod tests {
         assert_eq!(paper.happened(), BTreeMap::from([(key("cannot prune", "acme", ""), DAY)]));
         paper.repeats.say_all();
         assert_eq!(paper.happened().values().sum::<u64>(), DAY, "nothing is counted twice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_answers_an_act_of_a_person_is_written_once_a_minute_however_often_it_came_before() {
+        let paper = Paper::at("info");
+        for _ in 0..100 {
+            tracing::error!(trigger = "SIGHUP", cause = "a typo", "the configuration is refused");
+        }
+        assert_eq!(paper.lines().len(), 10);
+        paper.pass(61).await;
+        tracing::error!(trigger = "SIGHUP", cause = "another typo", "the configuration is refused");
+        assert_eq!(paper.lines().last().unwrap()["cause"], "another typo");
     }
 
     #[tokio::test(start_paused = true)]

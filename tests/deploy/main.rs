@@ -9,5 +9,6 @@ mod aws;
 mod azure;
 mod chart;
 mod container;
+mod operating;
 mod packages;
 mod unit;
