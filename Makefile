@@ -18,8 +18,9 @@ demo: ## watch events travel over real HTTP while things break, then see them co
 	cargo build --release --locked --bin pulumi-audit-forwarder --example demo
 	cargo run --quiet --release --locked --example demo
 
+# Most tests wait for a service more than they compute: five at a time keep two cores busy, and two do not.
 test: tools ## every test: pure cores, the real binary against its world, other people's clients as referees
-	cargo test --locked
+	RUST_TEST_THREADS=$(or $(RUST_TEST_THREADS),5) cargo test --locked
 
 screenshots: tools ## the pictures in docs/status-page.md, by the test that looks at the status page
 	SCREENSHOTS=$(CURDIR)/docs/status-page cargo test --locked --test it status_page::the_status_page
