@@ -31,7 +31,10 @@ impl Machine {
             .expect("the machine's first process starts");
         let mut machine = Machine { child, init: 0 };
         until("the machine's services can be started", async || {
-            assert!(machine.child.try_wait().expect("it can be asked").is_none(), "the machine could not be made");
+            assert!(
+                machine.child.try_wait().expect("it can be asked").is_none(),
+                "the machine could not be made"
+            );
             machine.init = machine.first_process().unwrap_or(0);
             machine.init != 0 && machine.run("systemctl is-active sysinit.target").ok
         })
@@ -59,7 +62,7 @@ impl Machine {
         let output: Output =
             as_root(&["nsenter", "--target", &target, "--mount", "--pid", "--uts", "--ipc", "--cgroup"])
                 .args(["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "SYSTEMD_PAGER="])
-                .args(["sh", "-c", &format!("exec 2>&1; {script}")])
+                .args(["timeout", "--kill-after=5", "90", "sh", "-c", &format!("exec 2>&1; {script}")])
                 .stdin(Stdio::null())
                 .output()
                 .expect("a command can be run in the machine");

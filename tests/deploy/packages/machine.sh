@@ -22,8 +22,6 @@ mount -t proc proc "$root/proc"
 mount -o bind /proc/sys "$root/proc/sys"
 mount -o remount,bind,ro "$root/proc/sys"
 mount -t sysfs -o ro sysfs "$root/sys"
-mount -t tmpfs -o mode=755 cgroups "$root/sys/fs/cgroup"
-umount "$root/sys/fs/cgroup"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 run "$root/run"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
@@ -40,9 +38,13 @@ ln -s /proc/self/fd "$root/dev/fd"
 : > "$root/etc/fstab"
 rm -f "$root/etc/machine-id"
 : > "$root/etc/machine-id"
+# Where this runs in somebody's container, that may forbid packages to start and stop anything.
+rm -f "$root/usr/sbin/policy-rc.d"
 hostname machine
 cd "$root"
 mkdir -p run/before
 pivot_root . run/before
 umount -l /run/before
+# As systemd finds it on a real machine, and leaves to whoever starts it elsewhere: what it mounts for a service is seen by that service.
+mount --make-rshared /
 exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin container=test /lib/systemd/systemd --unit=sysinit.target --show-status=no
