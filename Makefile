@@ -8,7 +8,7 @@ CARGO_MUTANTS := .tools/bin/cargo-mutants
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test screenshots dashboards dashboard-pictures lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs tools clean
+.PHONY: help demo test screenshots dashboards dashboard-pictures lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs container container-from-source tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -80,6 +80,16 @@ nightly: ## what takes a night: every point of the sweep, 100,000 seeds, both ki
 	$(MAKE) design-mutants
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) soak
+
+# The same bytes for the same commit.
+IMAGE_OF = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) PAF_REVISION=$$(git rev-parse --short=12 HEAD)
+
+container: ## dist/: the container image, of the static binary and its list of components; fails above 30 MB
+	$(MAKE) static sbom
+	$(IMAGE_OF) sh deploy/container/build.sh prebuilt
+
+container-from-source: ## the same image, compiled in its own build stage without the network: a base image is made first; a quarter of an hour
+	$(IMAGE_OF) sh deploy/container/build.sh source
 
 tools: ## install into .tools what the tests use
 	sh tests/tools.sh

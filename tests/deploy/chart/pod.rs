@@ -14,10 +14,10 @@ use std::sync::LazyLock;
 use crate::world::daemon::Daemon;
 
 /// The image's own root, with the program under test and the libraries that it was linked with.
-pub(crate) static IMAGE: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
-    let directory = tempfile::tempdir().expect("a directory can be made");
-    lay_out(directory.path());
-    directory
+pub(crate) static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy-image");
+    lay_out(&root);
+    root.join("root")
 });
 
 pub(crate) fn repository(path: &str) -> PathBuf {
@@ -35,7 +35,7 @@ pub(crate) fn done(command: &mut Command) -> Output {
 
 /// What `deploy/container/layout.sh` makes of the program under test. That is linked to the libraries of this machine, which are laid
 /// beside it; a release is linked with them inside.
-pub(crate) fn lay_out(root: &Path) {
+pub(crate) fn lay_out(directory: &Path) {
     let program = Path::new(env!("CARGO_BIN_EXE_pulumi-audit-forwarder"));
     let beside = tempfile::tempdir().expect("a directory can be made");
     let (stripped, sbom) = (beside.path().join("program"), beside.path().join("sbom"));
@@ -45,14 +45,14 @@ pub(crate) fn lay_out(root: &Path) {
     let layout = Command::new("sh")
         .arg(script)
         .args([stripped.as_os_str(), OsStr::new("/etc/ssl/certs/ca-certificates.crt"), sbom.as_os_str()])
-        .arg(root)
+        .arg(directory)
         .output()
         .expect("a shell starts");
     assert!(layout.status.success(), "{}", String::from_utf8_lossy(&layout.stderr));
     let linked = done(Command::new("ldd").arg(program)).stdout;
     let linked = String::from_utf8_lossy(&linked);
     for library in linked.split_whitespace().filter(|word| word.starts_with('/')) {
-        let place = root.join(&library[1..]);
+        let place = directory.join("root").join(&library[1..]);
         fs::create_dir_all(place.parent().expect("it is in a directory")).expect("it can be made");
         fs::copy(library, place).expect("a library can be copied");
     }

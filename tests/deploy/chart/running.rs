@@ -103,7 +103,7 @@ impl Pod {
             .map(str::to_owned)
             .collect();
         let container = Container {
-            root: IMAGE.path().to_owned(),
+            root: IMAGE.clone(),
             mounts: items(&own["volumeMounts"]).iter().map(mount).collect(),
             user: number("runAsUser"),
             group: number("runAsGroup"),
