@@ -9,15 +9,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::chart::pod::{Container, Mount, done, lay_out, repository};
+use crate::chart::pod::{Container, Mount, delivered, done, lay_out, repository};
 use crate::chart::tool;
 use crate::world::World;
 use crate::world::clock::rfc3339;
-use crate::world::daemon::until;
 use crate::world::setup::{CLIENT_ID, CLIENT_SECRET, TENANT, rule_of};
 
 const CONTAINERFILE: &str = "deploy/container/Containerfile";
@@ -184,7 +182,7 @@ fn container(mounts: Vec<Mount>) -> Container {
     let (user, group) = user.split_once(':').expect("it has a group");
     let environment = words(&config["Env"]).into_iter();
     let environment =
-        environment.filter_map(|text| Some(text.split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned()))?));
+        environment.filter_map(|text| text.split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())));
     Container {
         root: IMAGE.root.clone(),
         mounts,
@@ -271,13 +269,7 @@ async fn the_image_runs_read_only_without_root_and_its_health_check_tells() {
     let health: Vec<&str> = health[1..].iter().map(String::as_str).collect();
     assert_eq!(familiar.exec(root, &health).status.code(), Some(1), "nothing runs yet");
     let mut daemon = familiar.start(root);
-    let begun = Instant::now();
-    until("everything is delivered", async || {
-        assert!(daemon.has_ended().is_none(), "it ended: {}", daemon.log());
-        assert!(begun.elapsed() < Duration::from_secs(30), "not delivered: {}", daemon.log());
-        world.check_sentinel("acme").is_complete()
-    })
-    .await;
+    delivered(&world, &mut daemon, "acme").await;
     let healthy = familiar.exec(root, &health);
     assert_eq!((healthy.status.code(), healthy.stdout), (Some(0), Vec::new()));
     assert!(daemon.stop().await.success());

@@ -10,8 +10,12 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use crate::world::daemon::Daemon;
+use tokio::time::Instant;
+
+use crate::world::World;
+use crate::world::daemon::{Daemon, until};
 
 /// The image's own root, with the program under test and the libraries that it was linked with.
 pub(crate) static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -205,4 +209,15 @@ impl Container {
 
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Waits until everything of an org is in its table.
+pub(crate) async fn delivered(world: &World, daemon: &mut Daemon, org: &str) {
+    let begun = Instant::now();
+    until(&format!("{org} is delivered"), async || {
+        assert!(daemon.has_ended().is_none(), "it ended: {}", daemon.log());
+        assert!(begun.elapsed() < Duration::from_secs(30), "{org} is not delivered: {}", daemon.log());
+        world.check_sentinel(org).is_complete()
+    })
+    .await;
 }

@@ -1,12 +1,12 @@
 //! The chart's pod on this machine: what is rendered is laid out as the kubelet would, and the daemon accepts it, runs in it and takes up
 //! what changes.
 
+use super::pod::delivered;
 use super::*;
 
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use crate::world::World;
 use crate::world::certificates::Certificates;
@@ -209,17 +209,6 @@ fn the_daemon_accepts_every_rendered_configuration_as_the_pod_has_it() {
             );
         }
     }
-}
-
-/// Waits until everything of an org is in its table.
-async fn delivered(world: &World, daemon: &mut Daemon, org: &str) {
-    let begun = Instant::now();
-    until(&format!("{org} is delivered"), async || {
-        assert!(daemon.has_ended().is_none(), "it ended: {}", daemon.log());
-        assert!(begun.elapsed() < Duration::from_secs(30), "{org} is not delivered: {}", daemon.log());
-        world.check_sentinel(org).is_complete()
-    })
-    .await;
 }
 
 /// The number in a line of `/proc/PID/status`.
