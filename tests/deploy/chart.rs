@@ -332,6 +332,74 @@ fn values_that_cannot_be_meant_are_refused_with_their_place() {
     assert!(!nobody.status.success() && err(&nobody).contains("no org"), "{}", err(&nobody));
 }
 
+#[test]
+fn every_value_is_in_the_schema_and_explained() {
+    let read =
+        |name: &str| fs::read_to_string(repository(&format!("{CHART}/{name}"))).expect("it can be read");
+    let (values, schema, page) = (read("values.yaml"), read("values.schema.json"), read("README.md"));
+    let schema: Value = serde_json::from_str(&schema).expect("it is JSON");
+    let keys: BTreeSet<&str> = values
+        .lines()
+        .filter(|line| line.starts_with(|letter: char| letter.is_ascii_lowercase()))
+        .filter_map(|line| Some(line.split_once(':')?.0))
+        .collect();
+    let known = schema["properties"].as_object().expect("it is a table").keys().map(String::as_str);
+    // Helm's own, of charts that hold this one.
+    assert_eq!(known.filter(|key| *key != "global").collect::<BTreeSet<_>>(), keys);
+    for key in keys {
+        assert!(page.contains(&format!("`{key}")), "README.md of the chart does not explain {key}");
+    }
+}
+
+#[test]
+fn the_values_that_the_pages_show_render() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let file = directory.path().join("values.yaml");
+    for page in ["docs/kubernetes.md", "deploy/helm/pulumi-audit-forwarder/README.md"] {
+        let text = fs::read_to_string(repository(page)).expect("it can be read");
+        let (_, block) = text.split_once("```yaml\n# values.yaml").expect("it shows values");
+        let (block, _) = block.split_once("```").expect("the block ends");
+        fs::write(&file, format!("#{block}")).expect("it can be written");
+        let rendered = template(&file.to_string_lossy(), &[]);
+        assert!(rendered.is_ok_and(|text| text.contains("acme.toml: |")), "{page}");
+    }
+}
+
+#[test]
+fn what_the_platform_chooses_and_what_is_there_already_is_left_out() {
+    let more = [
+        "runAs.user=null,runAs.group=null,runAs.fsGroup=null,orgConfigMaps={others}",
+        "persistence.existingClaim=kept,admin.address=[::],podDisruptionBudget.enabled=false",
+        "secretsStore.enabled=true,secretsStore.className=theirs,serviceAccount.create=false",
+    ];
+    let objects = objects(&template(&values_of("minimal"), &["--set", &more.join(",")]).expect("it renders"));
+    assert!(objects.iter().all(|object| object.problem.is_none()));
+    let kinds: Vec<_> = objects.iter().map(|object| text(&object.value["kind"])).collect();
+    assert!(
+        !["PodDisruptionBudget", "SecretProviderClass", "ServiceAccount"]
+            .iter()
+            .any(|kind| kinds.contains(kind))
+    );
+    let stateful = &one(&objects, "StatefulSet")["spec"];
+    let pod = &stateful["template"]["spec"];
+    assert!(["runAsUser", "runAsGroup", "fsGroup"].iter().all(|key| pod["securityContext"][key].is_null()));
+    assert_eq!(pod["serviceAccountName"], "default");
+    assert!(stateful["volumeClaimTemplates"].is_null());
+    let volume = |name: &str| {
+        items(&pod["volumes"]).iter().find(|volume| volume["name"] == name).cloned().unwrap_or_default()
+    };
+    assert_eq!(volume("state")["persistentVolumeClaim"]["claimName"], "kept");
+    assert_eq!(volume("secrets-store")["csi"]["volumeAttributes"]["secretProviderClass"], "theirs");
+    assert_eq!(volume("orgs")["projected"]["sources"][1]["configMap"]["name"], "others");
+    let file = &one_named(&objects, "ConfigMap", "paf-pulumi-audit-forwarder")["data"]["forwarder.toml"];
+    assert!(text(file).contains("listen = \"[::]:9465\""), "{file}");
+}
+
+fn one_named<'a>(objects: &'a [Object], kind: &str, name: &str) -> &'a Value {
+    let found = of_kind(objects, kind).into_iter().find(|object| object["metadata"]["name"] == name);
+    found.expect("it is rendered")
+}
+
 /// Whether labels are among others.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let selector = selector.as_object().expect("a selector is a table");
