@@ -172,9 +172,21 @@ fn simulated(columns: &[(String, String)]) -> Columns {
     columns.iter().map(|(name, spelt)| (name.clone(), kind(spelt))).collect()
 }
 
-/// Runs queries on tables; each table is its columns and its rows.
-fn run(tables: &Value, queries: &Value) -> Value {
-    asked(python("execute.py"), &json!({"tables": tables, "queries": queries}))
+/// A query, and the one table that it is about.
+struct Question {
+    table: &'static str,
+    columns: Vec<(String, String)>,
+    rows: Vec<Value>,
+    query: String,
+}
+
+/// What each query finds.
+fn run(questions: &[Question]) -> Vec<Vec<Value>> {
+    let asking = questions.iter().map(|Question { table, columns, rows, query }| {
+        json!({"table": table, "columns": columns, "rows": rows, "query": query})
+    });
+    let answer = asked(python("execute.py"), &asking.collect());
+    serde_json::from_value(answer).expect("rows for each question")
 }
 
 fn cells(rows: &[Row]) -> Vec<Value> {

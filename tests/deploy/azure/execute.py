@@ -1,7 +1,7 @@
 """Runs KQL on rows, with DuckDB.
 
-Reads `{"tables": {name: {"columns": [[name, type]], "rows": [{}]}}, "queries": {name: text}}` from standard input and prints, for each
-query, its rows. As in a workspace, a text that is absent is empty, and anything else null.
+Reads a list of `{"table", "columns": [[name, type]], "rows": [{}], "query"}` from standard input and prints, for each, the rows of the
+answer. As in a workspace, a text that is absent is empty, and anything else null.
 """
 
 import datetime
@@ -31,22 +31,17 @@ def plain(value):
     return value
 
 
-def main():
-    asked = json.load(sys.stdin)
+def answer(asked):
     connection = duckdb_kql.connect()
-    for name, table in asked["tables"].items():
-        columns = [(column, kind.lower()) for column, kind in table["columns"]]
-        declared = ", ".join(f'"{column}" {TYPES[kind]}' for column, kind in columns)
-        connection.execute(f'CREATE TABLE "{name}" ({declared})')
-        rows = [[cell(row.get(column), kind) for column, kind in columns] for row in table["rows"]]
-        if rows:
-            connection.executemany(f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(columns))})', rows)
-    answers = {}
-    for name, query in asked["queries"].items():
-        found = duckdb_kql.query(connection, query)
-        names = found.columns
-        answers[name] = [dict(zip(names, map(plain, row))) for row in found.fetchall()]
-    print(json.dumps(answers))
+    columns = [(column, kind.lower()) for column, kind in asked["columns"]]
+    declared = ", ".join(f'"{column}" {TYPES[kind]}' for column, kind in columns)
+    connection.execute(f'CREATE TABLE "{asked["table"]}" ({declared})')
+    rows = [[cell(row.get(column), kind) for column, kind in columns] for row in asked["rows"]]
+    if rows:
+        connection.executemany(f'INSERT INTO "{asked["table"]}" VALUES ({", ".join("?" * len(columns))})', rows)
+    found = duckdb_kql.query(connection, asked["query"])
+    names = found.columns
+    return [dict(zip(names, map(plain, row))) for row in found.fetchall()]
 
 
-main()
+print(json.dumps([answer(asked) for asked in json.load(sys.stdin)]))

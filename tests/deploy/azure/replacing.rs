@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::templates::{documented, given_in};
-use super::{Deployment, TABLE, binary, cells, kusto, run, simulated};
+use super::{Deployment, Question, TABLE, binary, cells, kusto, run, simulated};
 use crate::world::World;
 use crate::world::clock::rfc3339;
 use crate::world::daemon::{Daemon, until};
@@ -80,8 +80,8 @@ fn found(deployment: &Deployment, query: &str, start: i64, rows: &[Row]) -> Vec<
     let shown = "datetime(2026-11-22T06:00:00Z)";
     assert!(query.contains(shown), "{query}");
     let query = query.replace(shown, &format!("datetime({})", rfc3339(start)));
-    let tables = json!({TABLE: {"columns": deployment.table(TABLE), "rows": cells(rows)}});
-    run(&tables, &json!({"found": query}))["found"].as_array().expect("rows").clone()
+    let question = Question { table: TABLE, columns: deployment.table(TABLE), rows: cells(rows), query };
+    run(&[question]).remove(0)
 }
 
 /// Rows of a query's answer, for the count that knows the truth: rows without a key show that they are the connector's.

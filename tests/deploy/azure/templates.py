@@ -10,7 +10,6 @@ import pathlib
 import sys
 
 import bicep
-import pycep
 from expressions import Problem, deploy, of_json
 
 RESOURCE_KEYS = {"condition", "type", "apiVersion", "name", "scope", "location", "kind", "properties", "dependsOn"}
@@ -128,6 +127,9 @@ def flows(resources):
 
 
 def compare(bicep_path, arm_path):
+    # A third of a second, which deployments need not wait for.
+    import pycep
+
     problems = []
     source = pathlib.Path(bicep_path).read_text()
     one, other = bicep.read(source), arm(arm_path)
