@@ -108,3 +108,7 @@ else
     npm install --prefix .tools/dashboards --no-audit --no-fund --loglevel=error >/dev/null
     echo "installed Grafana's types and what checks against them"
 fi
+
+# The systemd unit: systemd's own tool reads it, and Python's binding of libseccomp (for Debian's Python) makes its filters. Seconds.
+if ! command -v systemd-analyze >/dev/null 2>&1; then debian systemd "to read the unit as systemd does"; fi
+if ! /usr/bin/python3 -c 'import seccomp' 2>/dev/null; then debian python3-seccomp "to run the daemon under the unit's restrictions"; fi
