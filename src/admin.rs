@@ -4,11 +4,11 @@
 //! endpoint that is busy costs the daemon nothing else.
 
 mod connections;
-mod liveness;
 mod page;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -19,17 +19,19 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use futures_util::stream;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Second;
+use crate::liveness::{Liveness, Pulse};
 use crate::metrics::Metrics;
 use crate::report::Reports;
 use crate::report::status::Status;
 use connections::Connections;
-pub use liveness::{Liveness, Pulse};
 
 /// Pieces of a page of metrics that are written before the first of them is sent.
 const PIECES_AHEAD: usize = 2;
@@ -82,6 +84,31 @@ pub async fn serve(
         }
     });
     Ok(Admin { address, task })
+}
+
+/// Asks the endpoints as a probe would, again and again: each answer is a beat.
+pub async fn answers(liveness: Liveness, pulse: Pulse, listen: SocketAddr) {
+    let address = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, listen.port())),
+        _ => listen,
+    };
+    loop {
+        let period = liveness.period();
+        if matches!(timeout(period, is_answered(address)).await, Ok(Ok(true))) {
+            pulse.beat();
+        }
+        sleep(3 * period).await;
+    }
+}
+
+async fn is_answered(address: SocketAddr) -> io::Result<bool> {
+    const BEGINNING: &[u8] = b"HTTP/1.1 ";
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    let mut begun = [0; BEGINNING.len()];
+    stream.read_exact(&mut begun).await?;
+    Ok(begun == BEGINNING)
 }
 
 fn router(seen: Seen) -> Router {

@@ -635,9 +635,11 @@ fn execute(line: CommandLine, out: &mut (dyn Write + Send)) -> Result<Exit, Fail
 /// # Errors
 /// When the system gives no threads.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        anyhow::Error::new(error).context("the system gives no threads: raise the limit of processes").into()
-    })
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_threads)
+}
+
+fn no_threads(error: io::Error) -> Failure {
+    anyhow::Error::new(error).context("the system gives no threads: raise the limit of processes").into()
 }
 
 /// Keeps the org asked for only.

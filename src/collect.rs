@@ -10,6 +10,8 @@ mod known_time;
 pub mod plan;
 pub mod sweep;
 pub mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -232,6 +234,7 @@ impl Collector {
 
     async fn collect(&mut self, until: Until, stop: &Stop) {
         let stop = stop.collecting();
+        let _running = self.report.source().runs();
         self.say_coverage();
         self.recall_token().await;
         self.forbidden = Forbidden::load(&*self.journal, &self.settings.id).await;
@@ -241,10 +244,12 @@ impl Collector {
                 None,
                 "refused with 403 recently; waiting before the next try",
             );
+            self.report.source().rests(wait);
             stop.run_until_cancelled(sleep(wait)).await;
         }
         let mut probe = false;
         while !stop.is_cancelled() {
+            self.report.source().turns();
             let outcome = if probe { self.probe().await } else { self.step().await };
             self.note_token().await;
             if until == Until::NothingDue && matches!(outcome, Outcome::Idle(_) | Outcome::Paused(_)) {
@@ -257,6 +262,9 @@ impl Collector {
 
     /// What comes before the next step: `true` when that is to be a [`Collector::probe`].
     async fn rest(&mut self, outcome: Outcome) -> bool {
+        if let Outcome::Idle(wait) | Outcome::Waiting(wait) | Outcome::Paused(wait) = outcome {
+            self.report.source().rests(wait);
+        }
         match outcome {
             Outcome::Progress => {}
             Outcome::Idle(wait) => return self.idle(wait).await,
@@ -516,6 +524,7 @@ impl Collector {
         let (mut sweep, mut query) = Sweep::new(window, self.limits);
         loop {
             let page = self.client.page(&query, urgency).await?;
+            self.report.source().turns();
             self.metrics.pages.inc();
             self.metrics.events_read.inc_by(page.events.len() as u64);
             match sweep.answer(page) {

@@ -189,6 +189,12 @@ impl Fleet {
             .collect()
     }
 
+    /// Passes by every lock that is held while settings are put in force: it does not return while one of them is never let go.
+    pub fn turns(&self) {
+        drop(lock(&self.orders));
+        drop(lock(&self.keepers));
+    }
+
     /// Waits until every org has ended: by itself where only what is due was wanted, or with the process.
     pub async fn ended(&self) {
         std::future::poll_fn(|context| {

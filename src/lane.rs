@@ -36,6 +36,10 @@ const LOOKS: u32 = 2;
 const NUDGED_PAUSE: Duration = Duration::from_secs(10);
 /// How often the disk is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
+/// How long the delivery of a chunk may take at most: dozens of requests where rows of it are refused, each with its own deadline.
+const DELIVERY_LONGEST: Duration = Duration::from_secs(3_600);
+/// How often a lane without anything to deliver makes sure of that.
+const IDLE_LONGEST: Duration = Duration::from_secs(600);
 /// How often the figures of a busy lane are computed anew.
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 
@@ -114,9 +118,11 @@ impl Lane {
     /// Delivers until stopped; the delivery under way is finished first, so that its answer is not lost. `drained` is cancelled
     /// when nothing more will be journaled: then the lane ends as soon as it has delivered everything or is paused.
     pub async fn run(mut self, drained: CancellationToken) {
+        let _running = self.party.runs();
         let passed = Passed::load(&*self.journal, &self.org, self.name).await;
         self.counted = self.destination.standing().map_or((0, 0), |known| (known.taken, known.refused));
         while !self.stop.is_cancelled() {
+            self.party.turns();
             self.look_at_secrets().await;
             // Seen before the journal is asked, so that a commit after the question ends the wait below, and the last commit of all
             // is not taken for the end of what there is to deliver.
@@ -152,7 +158,14 @@ impl Lane {
             if mutant::is(Mutant::AcknowledgedBeforeAnswer) {
                 self.acknowledge(&chunk, Receipt::default()).await;
             }
+            match self.name {
+                // A file system that hangs ends with this process at the earliest, if at all: a restart would help nobody, and stop
+                // the other lanes.
+                DestinationName::File => self.party.depends_on_others(),
+                DestinationName::Sentinel | DestinationName::S3 => self.party.rests(DELIVERY_LONGEST),
+            }
             let answer = self.destination.deliver(&chunk, &backlog).await;
+            self.party.turns();
             self.metrics.lane(self.name).delivery_duration.observe(begun.elapsed().as_secs_f64());
             self.say_credential();
             let paused = matches!(answer, Answer::Paused(_));
@@ -317,7 +330,9 @@ impl Lane {
     }
 
     async fn wait_for_chunks(&mut self, drained: &CancellationToken) {
+        self.party.rests(IDLE_LONGEST);
         tokio::select! {
+            () = sleep(IDLE_LONGEST) => {}
             changed = self.journaled.changed() => {
                 if changed.is_err() {
                     // The collector is gone and is being restarted, or the org is ending.
@@ -336,6 +351,7 @@ impl Lane {
     /// Waits; while it does, the figures follow what is journaled.
     async fn sleep(&mut self, wait: Duration) {
         let until = Instant::now() + wait;
+        self.party.rests(wait);
         self.figures(true).await;
         while Instant::now() < until && !self.stop.is_cancelled() {
             let (stop, journaled) = (self.stop.clone(), &mut self.journaled);
@@ -621,5 +637,91 @@ mod tests {
         assert!(!party.is_paused(), "nothing is left to deliver, and nothing is wrong");
         stop.cancel();
         running.await.unwrap();
+    }
+
+    /// Pauses and waits as told, or never answers.
+    struct Does(DestinationName, Option<Answer>);
+
+    #[async_trait]
+    impl Destination for Does {
+        fn name(&self) -> DestinationName {
+            self.0
+        }
+        async fn deliver(&mut self, _: &Chunk, _: &dyn Backlog) -> Answer {
+            match &self.1 {
+                Some(answer) => answer.clone(),
+                None => std::future::pending().await,
+            }
+        }
+        async fn secret_changed(&mut self) -> bool {
+            false
+        }
+        async fn check(&mut self, _: &How) -> Vec<Trial> {
+            Vec::new()
+        }
+    }
+
+    /// Whether a lane with so many chunks to deliver was stalled at any minute of a day.
+    async fn stalls(does: Does, chunks: u64) -> bool {
+        let name = does.0;
+        let journal = Arc::new(MemoryJournal::new());
+        let state = journal.open(&org(), &[name]).await.unwrap();
+        let append = Append {
+            revision: 0,
+            start: None,
+            coverage: Coverage::default(),
+            chunks: (0..chunks).map(|number| chunk(number, "one", 1)).collect(),
+            tally: Vec::new(),
+            tally_floor: None,
+            window: None,
+            now: Second(1_795_256_100),
+        };
+        journal.append(&org(), append).await.unwrap();
+        let clock = Clock::system();
+        let reports = Reports::new(Metrics::new("0", "test"), clock.clone());
+        let report = reports.org(&settings("acme", "acme-corp", &[name]));
+        let (_journaled, seen) = watch::channel(Journaled { next: chunks, cursor: None });
+        let lane = Lane::new(Parts {
+            org: org(),
+            destination: Box::new(does),
+            journal,
+            journaled: seen,
+            checkpoint: 0,
+            checkpoints: Arc::new(Checkpoints::new(&state.checkpoints)),
+            party: report.lane(name).clone(),
+            metrics: report.metrics(),
+            clock,
+            secrets_changed: watch::Sender::default().subscribe(),
+            stop: CancellationToken::new(),
+        });
+        let running = tokio::spawn(lane.run(CancellationToken::new()));
+        let mut stalled = false;
+        for _ in 0..24 * 60 {
+            sleep(Duration::from_secs(60)).await;
+            stalled |= reports.liveness().stalled() == [format!("{name} of acme")];
+        }
+        running.abort();
+        assert!(running.await.is_err());
+        assert!(reports.liveness().stalled().is_empty(), "what has ended is not stalled");
+        stalled
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_waits_is_not_stalled_and_one_whose_delivery_never_ends_is() {
+        let paused = Answer::Paused(Problem {
+            reason: PauseReason::Permission,
+            cause: "403".into(),
+            remedy: "the role".into(),
+        });
+        let throttled = Answer::Throttled { wait: Some(retry::RETRY_AFTER_MAX), cause: "429".into() };
+        for answer in [paused, throttled, Answer::Ambiguous("away".into())] {
+            assert!(!stalls(Does(DestinationName::S3, Some(answer.clone())), 1).await, "{answer:?}");
+        }
+        assert!(!stalls(Does(DestinationName::S3, None), 0).await, "there is nothing to deliver");
+        assert!(stalls(Does(DestinationName::S3, None), 1).await);
+        assert!(
+            !stalls(Does(DestinationName::File, None), 1).await,
+            "a disk that hangs is not helped by a restart"
+        );
     }
 }

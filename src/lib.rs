@@ -34,6 +34,7 @@
 //! | what a row of Sentinel's table holds | [`destination::sentinel::columns`] |
 //! | how an org is put together | [`org`], [`supervisor`] |
 //! | how settings change while it runs | [`reload`], [`fleet`], [`stop`] |
+//! | what the service manager is told, and how it is known that everything turns | [`systemd`], [`liveness`] |
 //! | what `check` tries, and where a new trial goes | [`probe`], [`trial`], [`destination::Destination::check`] |
 //! | how an archive is proven to be whole | [`verify`] |
 //! | how lost state comes back from the archive | [`recovery`] |
@@ -79,6 +80,7 @@ pub mod hostile;
 pub mod http;
 pub mod journal;
 pub mod lane;
+pub mod liveness;
 pub mod log;
 pub mod metrics;
 pub mod mutant;
@@ -94,5 +96,6 @@ pub mod rotation;
 pub mod secret;
 pub mod stop;
 pub mod supervisor;
+pub mod systemd;
 pub mod trial;
 pub mod verify;

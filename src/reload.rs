@@ -25,6 +25,7 @@ use crate::event::OrgId;
 use crate::fleet::{Changes, Fleet};
 use crate::log::Level;
 use crate::report::Reports;
+use crate::systemd::ServiceManager;
 use looks::{Look, Watched};
 
 /// Between two loads.
@@ -69,6 +70,7 @@ pub struct Reloader {
     recheck: bool,
     refused: Option<Refused>,
     said_restart: Vec<String>,
+    service_manager: Option<ServiceManager>,
 }
 
 /// A configuration that could not be used.
@@ -100,7 +102,12 @@ impl Cause {
 
 impl Reloader {
     /// `settings` will be in force next: files are looked at before their contents are used. It reads no file, but asks for each.
-    pub fn new(reloading: Reloading, settings: Settings, fleet: Arc<Fleet>) -> Reloader {
+    pub fn new(
+        reloading: Reloading,
+        settings: Settings,
+        fleet: Arc<Fleet>,
+        service_manager: Option<ServiceManager>,
+    ) -> Reloader {
         let watched = Watched::of(&reloading.file, &reloading.orgs_dir, &settings);
         Reloader {
             load: reloading.load,
@@ -117,6 +124,7 @@ impl Reloader {
             recheck: true,
             refused: None,
             said_restart: Vec::new(),
+            service_manager,
         }
     }
 
@@ -133,7 +141,15 @@ impl Reloader {
                 }
             };
             if let Some(cause) = cause {
+                // Whoever has asked is told when it is done, whatever came of it.
+                let asker = self.service_manager.clone().filter(|_| cause == Cause::Asked);
+                if let Some(asker) = &asker {
+                    asker.reloading();
+                }
                 self.reload(cause).await;
+                if let Some(asker) = &asker {
+                    asker.ready(&self.reports);
+                }
                 sleep(LOAD_PAUSE).await;
             }
         }

@@ -12,7 +12,7 @@ pub mod spans;
 pub mod status;
 pub(crate) mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -22,10 +22,11 @@ use crate::config::settings::OrgSettings;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::Usage;
+use crate::liveness::Liveness;
 use crate::metrics::{self, Metrics, OrgMetrics};
 
 use activity::Activity;
-pub use party::Party;
+pub use party::{Party, Running};
 use spans::SpanStatus;
 use status::{ConfigStatus, CoverageStatus, LATE_AFTER, Moment, OrgStatus, SourceStatus, State, Status};
 
@@ -37,6 +38,7 @@ struct Inner {
     metrics: Metrics,
     clock: Clock,
     version: String,
+    liveness: Liveness,
     state_open: AtomicBool,
     config: Mutex<Option<ConfigStatus>>,
     orgs: Mutex<BTreeMap<OrgId, Known>>,
@@ -56,6 +58,7 @@ impl Reports {
             metrics,
             clock,
             version: env!("CARGO_PKG_VERSION").into(),
+            liveness: Liveness::new(),
             state_open: AtomicBool::new(false),
             config: Mutex::default(),
             orgs: Mutex::default(),
@@ -86,6 +89,10 @@ impl Reports {
                     self.0.clock.clone(),
                     Arc::clone(&metrics),
                     self.0.audit.get().cloned(),
+                    self.0.liveness.quiet_pulse(&match destination {
+                        None => format!("collecting of {}", settings.id),
+                        Some(name) => format!("{name} of {}", settings.id),
+                    }),
                 )
             })
         };
@@ -217,6 +224,23 @@ impl Reports {
         Status { version: self.0.version.clone(), orgs, config: config.unwrap_or_default() }
     }
 
+    /// How every org that is configured stands, and whether the newest configuration is in force.
+    pub fn standings(&self) -> (Vec<Standing>, bool) {
+        let orgs = lock(&self.0.orgs);
+        let standings = orgs.values().filter_map(|entry| match entry {
+            Known::Reporting(report) => Some(report.standing()),
+            Known::Retired(_) => None,
+        });
+        let standings = standings.collect();
+        drop(orgs);
+        (standings, lock(&self.0.config).as_ref().is_none_or(|config| config.ok))
+    }
+
+    /// Which parts make progress: those of the orgs, and whoever else has a pulse.
+    pub fn liveness(&self) -> &Liveness {
+        &self.0.liveness
+    }
+
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
@@ -246,6 +270,19 @@ struct Org {
     clock: Clock,
     swept: AtomicBool,
     audit: Option<Audit>,
+}
+
+/// How an org stands, in words that are ours: nothing of it comes from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The worst of its parts.
+    pub state: State,
+    /// Of the parts in that state.
+    pub reasons: BTreeSet<&'static str>,
+    /// Its first sweep of this process has not ended.
+    pub starting: bool,
+    /// Every event before it is accepted by every destination; none while one of them has said nothing.
+    pub delivered_until: Option<Second>,
 }
 
 /// How far collection is, as of the last commit.
@@ -345,6 +382,18 @@ impl OrgReport {
 
     fn first_sweep_has_ended(&self) -> bool {
         self.0.swept.load(Ordering::Acquire) || self.0.source.is_paused()
+    }
+
+    fn standing(&self) -> Standing {
+        let lanes: Vec<_> = self.0.lanes.values().map(Party::standing).collect();
+        let parts = lanes.iter().copied().chain([self.0.source.standing()]);
+        let state = parts.clone().map(|(state, ..)| state).max().unwrap_or(State::Ok);
+        Standing {
+            state,
+            reasons: parts.filter(|part| part.0 == state).filter_map(|(_, reason, _)| reason).collect(),
+            starting: !self.first_sweep_has_ended(),
+            delivered_until: lanes.iter().map(|(.., until)| *until).min().flatten(),
+        }
     }
 
     pub fn status(&self) -> OrgStatus {

@@ -217,7 +217,7 @@ impl SecretSource {
             return Err(SecretError::Directory { place: place.to_owned() });
         }
         let mode = metadata.permissions().mode() & 0o777;
-        let forbidden = if self.group_may_read { 0o037 } else { 0o077 };
+        let forbidden = forbidden(path, self.group_may_read);
         if mode & forbidden != 0 {
             let hint = if mode & 0o037 == 0 { ", or set allow_group_readable_secrets = true" } else { "" };
             return Err(SecretError::Exposed { place: place.to_owned(), mode, hint });
@@ -229,6 +229,14 @@ impl SecretSource {
     fn check_mode(&self, _: &Path, _: &str) -> Result<(), SecretError> {
         Ok(())
     }
+}
+
+/// The bits of a mode that a secret's file must not have.
+///
+/// *Why not those of the group among systemd's credentials:* where it lets one user read one with an access control list, the mode has
+/// the list's mask in their place (acl(5)), and no group may read it.
+fn forbidden(path: &Path, group_may_read: bool) -> u32 {
+    if group_may_read || path.starts_with("/run/credentials") { 0o037 } else { 0o077 }
 }
 
 /// The environment variables that secrets were read from.
@@ -295,6 +303,25 @@ pub(crate) fn property(bytes: &[u8]) {
                 SecretError::Malformed { place: "file x".into() },
             ];
             assert!(said.contains(&error), "{error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_of_systemd_may_show_the_mask_of_its_access_list_and_be_open_to_nobody_else() {
+        let mode = |path: &str, group_may_read| forbidden(Path::new(path), group_may_read);
+        let credential = "/run/credentials/pulumi-audit-forwarder.service/secret_acme-token";
+        assert_eq!(0o440 & mode(credential, false), 0);
+        for open in [0o444, 0o460, 0o441] {
+            assert_ne!(open & mode(credential, false), 0, "{open:o}");
+        }
+        for elsewhere in ["/etc/acme-token", "/run/credentials.d/x", "/srv/run/credentials/x"] {
+            assert_ne!(0o440 & mode(elsewhere, false), 0, "{elsewhere}");
+            assert_eq!(0o440 & mode(elsewhere, true), 0, "{elsewhere}");
         }
     }
 }

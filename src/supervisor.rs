@@ -4,6 +4,7 @@
 //! State is correct after `kill -9` all the same.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, AdminError, Liveness, Pulse};
+use crate::admin::{self, AdminError};
 use crate::audit::who::who;
 use crate::audit::{Act, Audit, AuditError};
 use crate::clock::{Clock, Second};
@@ -23,21 +24,22 @@ use crate::fleet::{Fleet, InForce};
 use crate::journal::measured::Measured;
 use crate::journal::sqlite::SqliteJournal;
 use crate::journal::{Journal, JournalError};
+use crate::liveness::{Liveness, Pulse};
 use crate::metrics::Metrics;
 use crate::org::{self, Shared};
 use crate::reload::{Reloader, Reloading};
 use crate::report::Reports;
 use crate::report::status::{State, Status};
+use crate::systemd::{self, ServiceManager};
 
 /// Deliveries under way get this long after a signal.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How often chunks past their retention are deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How often a watcher is shown the status.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
-/// How often the journal's thread is asked for a sign of life, and how long it may take.
-const PULSE_EVERY: Duration = Duration::from_secs(5);
-const PULSE_DEADLINE: Duration = Duration::from_secs(5);
+/// How often it is looked at how the orgs stand, for whoever is told in one line.
+const STANDING_EVERY: Duration = Duration::from_secs(1);
 
 /// How to run.
 pub struct RunOptions {
@@ -47,6 +49,8 @@ pub struct RunOptions {
     pub watch: Option<Watch>,
     /// Without it settings stay as they are, and SIGHUP ends the process at once, as it does where it is not listened to.
     pub reloading: Option<Reloading>,
+    /// Told when everything runs, reloads and ends, and that it makes progress.
+    pub service_manager: Option<ServiceManager>,
 }
 
 /// Somebody who watches.
@@ -91,6 +95,10 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     let signals = Signals::listen()?;
     let hangup = options.reloading.is_some().then(|| signal(SignalKind::hangup())).transpose()?;
     let clock = Clock::system();
+    let service_manager = options.service_manager;
+    if let Some(service_manager) = &service_manager {
+        service_manager.status("opening the journal".to_owned());
+    }
     let opened = Arc::new(open(&settings, clock.now())?);
     metrics.set_damaged_journals(SqliteJournal::damaged_kept(&settings.state_dir));
     let journal: Arc<dyn Journal> = opened.clone();
@@ -114,11 +122,16 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     let until = if options.once.is_some() { Until::NothingDue } else { Until::Stopped };
     let fleet = Arc::new(Fleet::new(shared, until, stop.clone()));
     let mut services = JoinSet::new();
+    let liveness = reports.liveness().clone();
+    if let Some(service_manager) = &service_manager {
+        service_manager.watches(&liveness);
+    }
+    services.spawn(runtime_turns(liveness.clone(), liveness.pulse("runtime")));
+    services.spawn(journal_turns(liveness.clone(), liveness.pulse("journal"), opened.clone()));
     if let Some(listen) = settings.admin {
-        let liveness = Liveness::new();
-        services.spawn(beat(journal, liveness.pulse("journal")));
-        let admin = admin::serve(listen, reports.clone(), metrics, liveness, stop.clone()).await?;
+        let admin = admin::serve(listen, reports.clone(), metrics, liveness.clone(), stop.clone()).await?;
         tracing::info!(address = %admin.address, "admin endpoints are served");
+        services.spawn(admin::answers(liveness.clone(), liveness.pulse("admin endpoints"), admin.address));
     }
     services.spawn(prune(fleet.in_force(), fleet.shared().clone(), stop.clone()));
 
@@ -135,8 +148,9 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
         &who(),
         vec![what.to_owned(), version, format!("{} orgs", settings.orgs.len())],
     );
-    let reloader =
-        options.reloading.map(|reloading| Reloader::new(reloading, settings.clone(), fleet.clone()));
+    let reloader = options
+        .reloading
+        .map(|reloading| Reloader::new(reloading, settings.clone(), fleet.clone(), service_manager.clone()));
     fleet.apply(&settings, &BTreeSet::new());
     if let (Some(reloader), Some(hangup)) = (reloader, hangup) {
         services.spawn(reloader.run(hangup));
@@ -144,7 +158,16 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     if let Some(watch) = options.watch {
         services.spawn(show(reports.clone(), watch));
     }
-    let (all_done, by) = supervise(&fleet, signals, options.once, &opened, &stop).await;
+    if let Some(service_manager) = &service_manager {
+        // Not only when every org has read something: one whose service is away, or whose archive is read first, would keep a start
+        // waiting that has succeeded. `/readyz` is for whoever wants to know that.
+        service_manager.ready(&reports);
+    }
+    let supervising = supervise(&fleet, signals, options.once, &opened, &stop, service_manager.as_ref());
+    let (all_done, by) = tokio::select! {
+        ended = supervising => ended,
+        never = turns(&fleet, &reports, liveness.pulse("supervisor"), service_manager.as_ref()) => match never {},
+    };
     // Nothing more is put in force once orgs end.
     stop.cancel();
     services.shutdown().await;
@@ -210,6 +233,7 @@ async fn supervise(
     once: Option<Duration>,
     journal: &SqliteJournal,
     stop: &CancellationToken,
+    service_manager: Option<&ServiceManager>,
 ) -> (bool, &'static str) {
     let by = tokio::select! {
         () = fleet.ended() => return (true, "nothing was due any more"),
@@ -226,6 +250,9 @@ async fn supervise(
             "the time limit"
         }
     };
+    if let Some(service_manager) = service_manager {
+        service_manager.stopping();
+    }
     stop.cancel();
     tokio::select! {
         ended = timeout(DRAIN_DEADLINE, fleet.ended()) => {
@@ -293,13 +320,42 @@ async fn prune(in_force: watch::Receiver<Arc<InForce>>, shared: Arc<Shared>, sto
     }
 }
 
-/// Shows that the process makes progress: the runtime runs this, and the journal's thread answers.
-async fn beat(journal: Arc<dyn Journal>, pulse: Pulse) {
+/// The supervisor's own progress: nobody holds a lock for ever on the fleet or on what an org says of itself.
+async fn turns(
+    fleet: &Fleet,
+    reports: &Reports,
+    pulse: Pulse,
+    service_manager: Option<&ServiceManager>,
+) -> Infallible {
+    let liveness = reports.liveness();
     loop {
-        if matches!(timeout(PULSE_DEADLINE, journal.orgs()).await, Ok(Ok(_))) {
-            pulse.beat();
+        fleet.turns();
+        let line = systemd::line(reports);
+        pulse.beat();
+        if let Some(service_manager) = service_manager {
+            service_manager.status(line);
         }
-        sleep(PULSE_EVERY).await;
+        sleep(STANDING_EVERY.min(liveness.period())).await;
+    }
+}
+
+/// The runtime runs what is spawned.
+async fn runtime_turns(liveness: Liveness, pulse: Pulse) {
+    loop {
+        pulse.beat();
+        sleep(liveness.period()).await;
+    }
+}
+
+/// The journal's thread does what it is asked. One whose disk refuses everything does: that is a pause.
+async fn journal_turns(liveness: Liveness, pulse: Pulse, journal: Arc<SqliteJournal>) {
+    loop {
+        // Asked once and then waited for, so that a thread that hangs is not left a heap of questions.
+        if !journal.turns().await {
+            return std::future::pending().await;
+        }
+        pulse.beat();
+        sleep(liveness.period()).await;
     }
 }
 

@@ -174,3 +174,6 @@ if ! { hunspell -D </dev/null 2>&1 | grep -q en_US && hunspell -D </dev/null 2>&
     debian hunspell-en-us "as it is written in America"
     debian hunspell-en-gb "and in Britain"
 fi
+
+# The systemd unit: Python's binding of libseccomp (for Debian's Python) makes its filters. Seconds.
+if ! /usr/bin/python3 -c 'import seccomp' 2>/dev/null; then debian python3-seccomp "to run the daemon under the unit's restrictions"; fi

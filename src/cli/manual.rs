@@ -33,6 +33,9 @@ A key of forwarder.toml in capitals, with __ between the levels, as in \\fBPAF_L
 \\fBSTATE_DIRECTORY\\fR
 The state directory, where no file says otherwise; systemd sets it.
 .TP
+\\fBNOTIFY_SOCKET\\fR, \\fBWATCHDOG_USEC\\fR
+Where \\fBrun\\fR says that it is ready, is reloaded or ends, how the organizations stand, and, as long as every part of it makes progress, that it lives; systemd sets them.
+.TP
 \\fBHTTPS_PROXY\\fR, \\fBNO_PROXY\\fR
 The proxy, and what is reached without it.
 .TP

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use super::progress::Progress;
-use super::{Exit, Failure, Global, RunFlags, runtime};
+use super::{Exit, Failure, Global, RunFlags, no_threads, runtime};
 use crate::config::Loaded;
 use crate::journal::JournalError;
 use crate::log;
@@ -15,7 +15,10 @@ use crate::metrics::Metrics;
 use crate::reload::Reloading;
 use crate::report::status::Status;
 use crate::supervisor::{self, Ended, RunOptions, StartError, Watch};
+use crate::systemd::ServiceManager;
 
+/// How long the service manager may take to read what it is told.
+const TOLD_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the last log lines may take to be written.
 const LOG_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -40,8 +43,16 @@ pub(super) fn run(global: &Global, flags: &RunFlags) -> Result<Exit, Failure> {
         orgs_dir,
         level: Some(log.level()),
     });
-    let options = RunOptions { once: flags.once.then_some(flags.timeout), watch, reloading };
+    let service_manager = match flags.once {
+        true => None,
+        false => ServiceManager::of_this_process().map_err(no_threads)?,
+    };
+    let told = service_manager.clone();
+    let options = RunOptions { once: flags.once.then_some(flags.timeout), watch, reloading, service_manager };
     let ended = runtime()?.block_on(log.beside(supervisor::run(settings, metrics, options)));
+    if let Some(service_manager) = told {
+        service_manager.finish(TOLD_DEADLINE);
+    }
     log.finish(LOG_DEADLINE);
     match ended {
         Ok(Ended::Done) => Ok(Exit::Done),

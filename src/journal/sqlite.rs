@@ -119,6 +119,11 @@ impl SqliteJournal {
         }
     }
 
+    /// Waits until the thread has done what it was asked before, whatever came of it: `false` when it has ended.
+    pub async fn turns(&self) -> bool {
+        self.job(|_| Ok(())).await.is_ok()
+    }
+
     fn start(directory: &Path, read_only: bool) -> Result<SqliteJournal, JournalError> {
         let (jobs, mut queue) = mpsc::channel::<Job>(JOBS_MAX);
         let (opened, outcome) = std::sync::mpsc::sync_channel(1);

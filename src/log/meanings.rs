@@ -100,6 +100,19 @@ pub(super) const MEANINGS: &[(&str, &str)] = &[
         "`/metrics`, `/livez`, `/readyz`, `/api/status` and `/` answer there. Nothing to do.",
     ),
     (
+        "no progress; the service manager's watchdog is not fed, so that it starts this process again",
+        "The cause names what stands still: the runtime, the journal, the admin endpoints, the supervisor, or a part of an org. systemd ends the process \
+         (`WatchdogSec=`) and starts it again, which loses nothing. If it comes again, look at the disk, then report it.",
+    ),
+    (
+        "every part makes progress again; the service manager's watchdog is fed",
+        "What stood still goes on, before systemd lost its patience. Nothing to do.",
+    ),
+    (
+        "the service manager cannot be told how this process is",
+        "What `$NOTIFY_SOCKET` names does not take messages. Under systemd the unit never becomes ready: see `RestrictAddressFamilies=` of drop-ins.",
+    ),
+    (
         "the admin endpoints have stopped",
         "Metrics and probes are not answered any more; deliveries go on. Restart the daemon.",
     ),

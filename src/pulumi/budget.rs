@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::event::OrgId;
 
@@ -138,8 +138,8 @@ impl OrgBudget {
         OrgBudget { pair: Pair::new(per_second, Instant::now()), host }
     }
 
-    /// Waits until a request may be sent. At most one of an org waits at a time.
-    pub async fn wait(&mut self, urgency: Urgency) {
+    /// When a request may be sent. At most one of an org waits at a time.
+    pub fn take(&mut self, urgency: Urgency) -> Instant {
         let now = Instant::now();
         let own = self.pair.take(urgency, now);
         let slot = {
@@ -148,7 +148,12 @@ impl OrgBudget {
             let begin = host.paused_until.map_or(now, |paused| paused.max(now));
             host.pair.take(urgency, begin)
         };
-        sleep_until(own.max(slot)).await;
+        own.max(slot)
+    }
+
+    #[cfg(test)]
+    async fn wait(&mut self, urgency: Urgency) {
+        tokio::time::sleep_until(self.take(urgency)).await;
     }
 
     pub fn host(&self) -> &HostBudget {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::{Clock, Second, whole_seconds};
 use crate::config::settings::{OrgSettings, SourceCredentials};
@@ -388,7 +388,11 @@ impl Client {
         token: &Secret,
         urgency: Urgency,
     ) -> Result<Response, SourceError> {
-        self.budget.wait(urgency).await;
+        let turn = self.budget.take(urgency);
+        if let Some(party) = &self.party {
+            party.rests(turn.saturating_duration_since(Instant::now()));
+        }
+        sleep_until(turn).await;
         let request = Request {
             method: Method::GET,
             url: format!("{}{path}", self.api_url),

@@ -6,6 +6,7 @@
 //! if it ended the pause, the log would fill with pauses that begin and end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
@@ -14,6 +15,7 @@ use crate::clock::{Clock, Second};
 use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::Outstanding;
+use crate::liveness::Pulse;
 use crate::metrics::{self, OrgMetrics};
 use crate::problem::{Problem, WaitReason};
 use crate::rotation::{InUse, Standing};
@@ -25,6 +27,8 @@ use super::words;
 const BY_ITSELF: &str = "the forwarder";
 /// Most characters kept of what went wrong.
 const ERROR_CHARACTERS_MAX: usize = 1_000;
+/// How long a party that works may say nothing: several times the longest exchange with any service, and the longest commit.
+const WORK_LONGEST: Duration = Duration::from_secs(900);
 /// A service that asks to slow down for less than this is not worth a line: it happens on healthy days.
 const WAIT_WORTH_A_LINE_SECONDS: i64 = 60;
 
@@ -39,7 +43,19 @@ struct Inner {
     clock: Clock,
     metrics: Arc<OrgMetrics>,
     audit: Option<Audit>,
+    /// Speaks while the party's task runs.
+    pulse: Pulse,
     now: Mutex<Now>,
+}
+
+/// A party whose task runs, and is heard of; it is quiet again when this is dropped, whatever ended the task.
+#[must_use]
+pub struct Running(Party);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.0.pulse.be_quiet();
+    }
 }
 
 /// Tells by whom something is done: it may become known later.
@@ -88,6 +104,7 @@ impl Party {
         clock: Clock,
         metrics: Arc<OrgMetrics>,
         audit: Option<Audit>,
+        pulse: Pulse,
     ) -> Party {
         Party(Arc::new(Inner {
             now: Mutex::new(Now { since: Some(clock.now()), ..Now::default() }),
@@ -96,7 +113,29 @@ impl Party {
             clock,
             metrics,
             audit,
+            pulse,
         }))
+    }
+
+    /// Its task begins: until that ends, it is stalled when nothing is heard of it.
+    pub fn runs(&self) -> Running {
+        self.turns();
+        Running(self.clone())
+    }
+
+    /// A sign of life: its task has come to a place where it did not stand before.
+    pub fn turns(&self) {
+        self.rests(Duration::ZERO);
+    }
+
+    /// The same from one that will do nothing for so long.
+    pub fn rests(&self, wait: Duration) {
+        self.0.pulse.beat_again_within(wait.saturating_add(WORK_LONGEST));
+    }
+
+    /// Nothing is expected of it until it speaks again: it depends on what a restart of this process cannot help.
+    pub fn depends_on_others(&self) {
+        self.0.pulse.be_quiet();
     }
 
     /// It works: ends a wait or a pause.
@@ -268,6 +307,16 @@ impl Party {
 
     pub fn destination(&self) -> Option<DestinationName> {
         self.0.destination
+    }
+
+    /// State and reason, and how far a lane is.
+    pub(super) fn standing(&self) -> (State, Option<&'static str>, Option<Second>) {
+        let now = self.now();
+        match &now.condition {
+            Condition::Ok => (State::Ok, None, now.delivered_until),
+            Condition::Waiting(reason) => (State::Waiting, Some(reason.as_str()), now.delivered_until),
+            Condition::Paused(problem) => (State::Paused, Some(problem.reason.as_str()), now.delivered_until),
+        }
     }
 
     /// State, reason, since when, remedy, credential, last error.

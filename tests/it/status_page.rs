@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use pulumi_audit_forwarder::admin::{self, Admin, Liveness};
+use pulumi_audit_forwarder::admin::{self, Admin};
 use pulumi_audit_forwarder::clock::{Clock, Second, Window};
 use pulumi_audit_forwarder::config;
 use pulumi_audit_forwarder::config::settings::Settings;
 use pulumi_audit_forwarder::coverage::Coverage;
 use pulumi_audit_forwarder::destination::DestinationName::{File, S3, Sentinel};
 use pulumi_audit_forwarder::journal::Outstanding;
+use pulumi_audit_forwarder::liveness::Liveness;
 use pulumi_audit_forwarder::metrics::Metrics;
 use pulumi_audit_forwarder::problem::{PauseReason, Problem, WaitReason};
 use pulumi_audit_forwarder::report::activity::Activity;

@@ -5,7 +5,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::admin::{self, Admin, Liveness};
+use crate::admin::{self, Admin};
 use crate::cli::answer;
 use crate::cli::tests::{Captured, written};
 use crate::clock::{Second, Window};
@@ -13,6 +13,7 @@ use crate::coverage::Coverage;
 use crate::destination::DestinationName;
 use crate::event::OrgId;
 use crate::journal::Append;
+use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::report::tests::{problem, settings};
 use crate::report::{CoverageFigures, Reports};
