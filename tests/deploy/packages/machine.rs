@@ -24,9 +24,11 @@ impl Machine {
     /// Starts it, and waits until its services can be started. `directory` is where its changes are kept, in memory.
     pub(super) async fn start(directory: &Path) -> Machine {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deploy/packages/machine.sh");
+        let said = directory.join("said");
         let child = as_root(&[&script.to_string_lossy(), &directory.to_string_lossy()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(fs::File::create(&said).expect("what it says can be kept"))
             .spawn()
             .expect("the machine's first process starts");
         let mut machine = Machine { child, init: 0 };

@@ -40,6 +40,8 @@ rm -f "$root/etc/machine-id"
 : > "$root/etc/machine-id"
 # Where this runs in somebody's container, that may forbid packages to start and stop anything.
 rm -f "$root/usr/sbin/policy-rc.d"
+# With every package, it would read all manual pages of this machine again.
+rm -f "$root/usr/bin/mandb"
 hostname machine
 cd "$root"
 mkdir -p run/before
