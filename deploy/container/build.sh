@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the image with buildah and writes it to dist/ as an OCI archive, the same bytes for the same commit:
+# Builds the image with buildah and writes it to dist/ as `docker load` takes it, the same bytes for the same commit:
 #   build.sh prebuilt   of dist/pulumi-audit-forwarder-static and its list of components (`make static sbom`)
 #   build.sh source     compiled in the build stage, without the network: base image made here, toolchain and crates of this machine
 # Fails where the image is larger than 30 MB. SOURCE_DATE_EPOCH and PAF_REVISION come from the caller.
@@ -45,10 +45,16 @@ esac
 buildah build --quiet --pull=never --format docker --file deploy/container/Containerfile --ignorefile deploy/container/Containerfile.dockerignore \
     --identity-label=false --timestamp "$SOURCE_DATE_EPOCH" --build-arg "PROGRAM=$kind" --build-arg "VERSION=$version" --build-arg "REVISION=$PAF_REVISION" \
     --build-arg "SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH" \
-    --build-arg "CREATED=$(date --utc --date "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)" "$@" --tag "$name:$version" .
+    --build-arg "CREATED=$(date --utc --date "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)" "$@" --tag "$name:$version" . >/dev/null
 archive=dist/$name-$version-$(uname -m).docker.tar
-rm -f "$archive"
-buildah push --quiet "$name:$version" "docker-archive:$archive:$name:$version"
+rm -f "$work/pushed.tar"
+buildah push --quiet "$name:$version" "docker-archive:$work/pushed.tar:$name:$version"
+python3 deploy/container/archive.py "$work/pushed.tar" "$archive"
+rm "$work/pushed.tar"
+# What is written can be loaded, and still knows its health check.
+buildah rmi --force "$name:$version" >/dev/null
+buildah pull --quiet "docker-archive:$archive" >/dev/null
+buildah inspect --type image "$name:$version" | grep --quiet -- --healthcheck || { echo "$archive has no health check" >&2; exit 1; }
 size=$(stat -c %s "$archive")
 echo "$archive: $size bytes, $(gzip -c "$archive" | wc -c) compressed"
 [ "$size" -le $largest ] || { echo "larger than $largest bytes" >&2; exit 1; }

@@ -150,6 +150,9 @@ fn each_set_of_values_renders_to_what_is_written_down() {
 
 #[test]
 fn kubernetes_has_nothing_against_any_object() {
+    let chart = fs::read_to_string(repository(&format!("{CHART}/Chart.yaml"))).expect("it can be read");
+    let versions = fs::read_to_string(repository("tests/deploy/chart/objects.py")).expect("it can be read");
+    assert!(chart.contains("\nkubeVersion: \">=1.29.0-0\"\n") && versions.contains("VERSIONS = (\"1.29\", "));
     let job = template(&values_of("minimal"), &["--set", "maintenance.args={adopt,--org,acme,--yes}"]);
     let job = job.expect("it renders");
     let with_job = ("maintenance", (job.clone(), objects(&job)));

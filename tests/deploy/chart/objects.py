@@ -1,6 +1,6 @@
 """Reads YAML documents from standard input; writes each as JSON with what Kubernetes would say against it.
 
-Core objects are held against the schemas of one version of Kubernetes, unknown fields refused. Those of others are only counted.
+Core objects are held against the schemas of the oldest version of Kubernetes that the chart names and of the newest there is, unknown fields refused. Those of others are only counted.
 """
 
 import json
@@ -9,17 +9,18 @@ import sys
 import kubernetes_validate
 import yaml
 
-VERSION = "1.35"
+VERSIONS = ("1.29", "1.37")
 OTHERS = {"monitoring.coreos.com/v1", "secrets-store.csi.x-k8s.io/v1"}
 
 
 def problem(thing):
     if thing["apiVersion"] in OTHERS:
         return None
-    try:
-        kubernetes_validate.validate(thing, VERSION, strict=True)
-    except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as error:
-        return f"{thing['kind']}: {error}"
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(thing, version, strict=True)
+        except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as error:
+            return f"{thing['kind']} in {version}: {error}"
     return None
 
 
