@@ -5,6 +5,7 @@ Usage: templates.py SCRATCH
 
 import json
 import pathlib
+import shutil
 import sys
 
 import meaning
@@ -44,6 +45,12 @@ def main():
     for name, one in offered.items():
         default = declared[name].get("Default")
         assert one.get("default") == (default if not isinstance(one.get("default"), bool) else default == "true"), f"{name}: {one} {default}"
+
+    files = scratch / "files"
+    shutil.copytree(meaning.DEPLOY / "terraform", files)
+    meaning.terraform(files, "fmt", "-check", "-diff")
+    (files / "main.tf").write_text((files / "main.tf").read_text().replace("  bucket = ", "  bucket =   "))
+    assert meaning.fails(files, "fmt", "-check"), "Terraform finds a file that is not as it writes one"
 
     wanted = [meaning.Stack(case).meaning() for case in cases]
     found = meaning.of_terraform(cases, scratch / "terraform")
