@@ -227,6 +227,17 @@ def variables():
     return declared
 
 
+def resources():
+    """The bodies of main.tf's resources by type, as the parser reads them; there is one of each."""
+    found = {}
+    for block in hcl2.loads((DEPLOY / "terraform/main.tf").read_text())["resource"]:
+        [(kind, named)] = block.items()
+        [(_, body)] = named.items()
+        assert kind not in found, kind
+        found[kind.strip('"')] = body
+    return found
+
+
 TOLD = """
 locals {{
   here    = {here}
