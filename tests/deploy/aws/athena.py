@@ -60,6 +60,19 @@ def paths(value, prefix=""):
     return found
 
 
+def of_another_type(kind, value, prefix=""):
+    """Names whose values a column's type does not fit: DuckDB would make the best of them, Athena would not."""
+    parsed = exp.DataType.build(kind, dialect="duckdb")
+    if value is None:
+        return set()
+    if not parsed.expressions:
+        fits = {"TEXT": str, "BOOLEAN": bool, "BIGINT": int, "INT": int}[kind]
+        return set() if type(value) is fits else {prefix}
+    values = {name.lower(): inner for name, inner in value.items()}
+    inner = {one.name: one.args["kind"].sql("duckdb") for one in parsed.expressions}
+    return {wrong for name, of in inner.items() if name in values for wrong in of_another_type(of, values[name], f"{prefix}.{name}")}
+
+
 def as_archived(kind, real, prefix=""):
     """A type in DuckDB's form for JSON, with the archive's capitals: DuckDB minds them, Athena's SerDe does not."""
     parsed = exp.DataType.build(kind, dialect="duckdb")
@@ -100,7 +113,10 @@ def make(database, name, table, objects):
             assert settings["projection.day.format"] == "yyyy-MM-dd" and re.fullmatch(r"\d{4}-\d{2}-\d{2}", place["day"])
             assert place["day"] >= first
         for line in filter(None, lines.split("\n")):
-            real |= paths(json.loads(line))
+            values = json.loads(line)
+            real |= paths(values)
+            wrong = {one for column, kind in columns.items() if column in values for one in of_another_type(kind, values[column], column)}
+            assert not wrong, f"of another type than declared: {wrong}"
             read.append((line, place))
     fields = {column: as_archived(kind, real, f"{column}.") for column, kind in columns.items()}
     spool = pathlib.Path(sys.argv[2]).with_suffix(f".{name}.jsonl")
@@ -225,11 +241,12 @@ def main():
     found = rows["counts"] = answer(database, "counts.sql")
     assert found and all(row["claimed_events"] == row["events"] == row["distinct_keys"] for row in found), found
     assert sum(row["events"] for row in found) == sum(1 for event in timed if event["day"] >= since(30)) + len(untimed) + truth.count(None)
-    # The query is there to find what is missing: without one object its day differs, and no other.
-    lost = max(row["day"] for row in found)
-    database.execute("DELETE FROM pulumi_audit WHERE day = ? AND chunk = (SELECT max(chunk) FROM pulumi_audit WHERE day = ?)", [lost, lost])
+    # The query is there to find what is missing: without one object, and without all objects of a day, those days differ, and no other.
+    short, gone = max(row["day"] for row in found), min(row["day"] for row in found)
+    database.execute("DELETE FROM pulumi_audit WHERE day = ? AND chunk = (SELECT max(chunk) FROM pulumi_audit WHERE day = ?)", [short, short])
+    database.execute("DELETE FROM pulumi_audit WHERE day = ?", [gone])
     differing = [row["day"] for row in answer(database, "counts.sql") if row["claimed_events"] != row["events"]]
-    assert differing == [lost], differing
+    assert differing == [short, gone], differing
     print(json.dumps({name: len(answered) for name, answered in rows.items()} | {"lines": lines}))
 
 

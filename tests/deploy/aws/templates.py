@@ -5,6 +5,7 @@ Usage: templates.py SCRATCH
 
 import json
 import pathlib
+import shutil
 import sys
 
 import meaning
@@ -28,6 +29,62 @@ CASES = [
 ]
 
 
+def same_settings(made):
+    """The resources that no policy is about: what the one template says in words, the other says too, and each is given what was compared below."""
+    bucket, terraform = made["Bucket"]["Properties"], meaning.resources()
+    kinds = {
+        "aws_s3_bucket", "aws_s3_bucket_versioning", "aws_s3_bucket_object_lock_configuration", "aws_s3_bucket_server_side_encryption_configuration",
+        "aws_s3_bucket_public_access_block", "aws_s3_bucket_ownership_controls", "aws_s3_bucket_logging", "aws_s3_bucket_lifecycle_configuration",
+        "aws_s3_bucket_policy", "aws_kms_key", "aws_iam_role", "aws_iam_role_policy", "aws_iam_instance_profile",
+    }  # fmt: skip
+    assert set(terraform) == kinds, set(terraform) ^ kinds
+
+    def says(kind, *path):
+        body = terraform[kind]
+        for name in path:
+            body = body[name][0] if isinstance(body[name], list) else body[name]
+        return body.strip('"') if isinstance(body, str) else body
+
+    block = bucket["PublicAccessBlockConfiguration"]
+    assert set(block.values()) == {True} and len(block) == 4
+    pairs = [(("aws_s3_bucket_public_access_block", meaning.variable(name)), value) for name, value in block.items()]
+    chosen = {name: f"${{var.{meaning.variable(name)}}}" for name in meaning.template()["Parameters"]}
+    retention = bucket["ObjectLockConfiguration"]["Rule"]["Fn::If"]
+    assert retention[0] == "Locks" and retention[1]["DefaultRetention"] == {"Mode": {"Ref": "ObjectLockMode"}, "Days": {"Ref": "ObjectLockDays"}}
+    encryption = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"][0]
+    assert encryption["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == {"Ref": "Encryption"}
+    assert encryption["BucketKeyEnabled"]["Fn::If"][:2] == ["Kms", True]
+    pairs += [
+        (("aws_s3_bucket", "bucket"), chosen["BucketName"]),
+        (("aws_s3_bucket", "object_lock_enabled"), bucket["ObjectLockEnabled"]),
+        (("aws_s3_bucket", "lifecycle", "prevent_destroy"), made["Bucket"]["DeletionPolicy"] == "Retain"),
+        (("aws_kms_key", "lifecycle", "prevent_destroy"), made["Key"]["DeletionPolicy"] == "Retain"),
+        (("aws_s3_bucket_versioning", "versioning_configuration", "status"), bucket["VersioningConfiguration"]["Status"]),
+        (("aws_s3_bucket_object_lock_configuration", "count"), "${local.locks ? 1 : 0}"),
+        (("aws_s3_bucket_object_lock_configuration", "rule", "default_retention", "mode"), chosen["ObjectLockMode"]),
+        (("aws_s3_bucket_object_lock_configuration", "rule", "default_retention", "days"), chosen["ObjectLockDays"]),
+        (("aws_s3_bucket_server_side_encryption_configuration", "rule", "apply_server_side_encryption_by_default", "sse_algorithm"), chosen["Encryption"]),
+        (("aws_s3_bucket_server_side_encryption_configuration", "rule", "bucket_key_enabled"), "${local.kms ? true : null}"),
+        (("aws_s3_bucket_ownership_controls", "rule", "object_ownership"), bucket["OwnershipControls"]["Rules"][0]["ObjectOwnership"]),
+        (("aws_s3_bucket_logging", "target_bucket"), chosen["AccessLogBucket"]),
+        (("aws_s3_bucket_policy", "policy"), "${jsonencode(local.bucket_policy)}"),
+        (("aws_kms_key", "policy"), "${jsonencode(local.key_policy)}"),
+        (("aws_kms_key", "enable_key_rotation"), made["Key"]["Properties"]["EnableKeyRotation"]),
+        (("aws_kms_key", "count"), "${local.makes_key ? 1 : 0}"),
+        (("aws_iam_role", "name"), chosen["RoleName"]),
+        (("aws_iam_role", "assume_role_policy"), "${local.trust_policy_json}"),
+        (("aws_iam_role_policy", "policy"), "${local.role_policy_json}"),
+        (("aws_iam_instance_profile", "count"), '${var.trust == "ec2" ? 1 : 0}'),
+    ]
+    for path, value in pairs:
+        assert says(*path) == value, f"{path}: {says(*path)!r}, not {value!r}"
+    # Every field of a rule reaches its block.
+    rules = json.dumps(terraform["aws_s3_bucket_lifecycle_configuration"])
+    for field in ("id", "prefix", "abort_days", "expire_days", "markers", "move_days", "noncurrent_days"):
+        assert f"rule.value.{field}" in rules, field
+    assert f'"storage_class": "{chosen["TransitionStorageClass"]}"' in rules
+
+
 def main():
     scratch = pathlib.Path(sys.argv[1])
     stack = meaning.template()
@@ -44,6 +101,14 @@ def main():
     for name, one in offered.items():
         default = declared[name].get("Default")
         assert one.get("default") == (default if not isinstance(one.get("default"), bool) else default == "true"), f"{name}: {one} {default}"
+
+    same_settings(stack["Resources"])
+
+    files = scratch / "files"
+    shutil.copytree(meaning.DEPLOY / "terraform", files)
+    meaning.terraform(files, "fmt", "-check", "-diff")
+    (files / "main.tf").write_text((files / "main.tf").read_text().replace("  bucket = ", "  bucket =   "))
+    assert meaning.fails(files, "fmt", "-check"), "Terraform finds a file that is not as it writes one"
 
     wanted = [meaning.Stack(case).meaning() for case in cases]
     found = meaning.of_terraform(cases, scratch / "terraform")
