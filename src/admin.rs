@@ -86,7 +86,8 @@ pub async fn serve(
     Ok(Admin { address, task })
 }
 
-/// Asks the endpoints as a probe would, again and again: each answer is a beat.
+/// Asks the endpoints as a probe would, again and again: each answer is a beat. Before the first, and where the machine has lost the
+/// address, nothing is expected: a restart would not bring it back, and the endpoints are not what the daemon is for.
 pub async fn answers(liveness: Liveness, pulse: Pulse, listen: SocketAddr) {
     let address = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())),
@@ -95,11 +96,18 @@ pub async fn answers(liveness: Liveness, pulse: Pulse, listen: SocketAddr) {
     };
     loop {
         let period = liveness.period();
-        if matches!(timeout(period, is_answered(address)).await, Ok(Ok(true))) {
-            pulse.beat();
+        match timeout(6 * period, is_answered(address)).await {
+            Ok(Ok(true)) => pulse.beat(),
+            Ok(Err(error)) if is_without_address(&error) => pulse.be_quiet(),
+            _ => {}
         }
         sleep(3 * period).await;
     }
+}
+
+fn is_without_address(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrNotAvailable, HostUnreachable, NetworkDown, NetworkUnreachable};
+    matches!(error.kind(), AddrNotAvailable | HostUnreachable | NetworkDown | NetworkUnreachable)
 }
 
 async fn is_answered(address: SocketAddr) -> io::Result<bool> {

@@ -189,6 +189,11 @@ impl Fleet {
             .collect()
     }
 
+    /// How many orgs are to run.
+    pub fn configured(&self) -> usize {
+        self.in_force.borrow().orgs.len()
+    }
+
     /// Passes by every lock that is held while settings are put in force: it does not return while one of them is never let go.
     pub fn turns(&self) {
         drop(lock(&self.orders));

@@ -25,7 +25,7 @@ use crate::event::OrgId;
 use crate::fleet::{Changes, Fleet};
 use crate::log::Level;
 use crate::report::Reports;
-use crate::systemd::ServiceManager;
+use crate::systemd::{self, ServiceManager};
 use looks::{Look, Watched};
 
 /// Between two loads.
@@ -148,7 +148,7 @@ impl Reloader {
                 }
                 self.reload(cause).await;
                 if let Some(asker) = &asker {
-                    asker.ready(&self.reports);
+                    asker.ready(systemd::line(&self.reports, self.fleet.configured()));
                 }
                 sleep(LOAD_PAUSE).await;
             }

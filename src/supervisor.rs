@@ -131,7 +131,11 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     if let Some(listen) = settings.admin {
         let admin = admin::serve(listen, reports.clone(), metrics, liveness.clone(), stop.clone()).await?;
         tracing::info!(address = %admin.address, "admin endpoints are served");
-        services.spawn(admin::answers(liveness.clone(), liveness.pulse("admin endpoints"), admin.address));
+        services.spawn(admin::answers(
+            liveness.clone(),
+            liveness.quiet_pulse("admin endpoints"),
+            admin.address,
+        ));
     }
     services.spawn(prune(fleet.in_force(), fleet.shared().clone(), stop.clone()));
 
@@ -161,7 +165,7 @@ pub async fn run(settings: Settings, metrics: Metrics, options: RunOptions) -> R
     if let Some(service_manager) = &service_manager {
         // Not only when every org has read something: one whose service is away, or whose archive is read first, would keep a start
         // waiting that has succeeded. `/readyz` is for whoever wants to know that.
-        service_manager.ready(&reports);
+        service_manager.ready(systemd::line(&reports, fleet.configured()));
     }
     let supervising = supervise(&fleet, signals, options.once, &opened, &stop, service_manager.as_ref());
     let (all_done, by) = tokio::select! {
@@ -330,12 +334,13 @@ async fn turns(
     let liveness = reports.liveness();
     loop {
         fleet.turns();
-        let line = systemd::line(reports);
+        let line = systemd::line(reports, fleet.configured());
         pulse.beat();
         if let Some(service_manager) = service_manager {
             service_manager.status(line);
         }
-        sleep(STANDING_EVERY.min(liveness.period())).await;
+        let listened_to = service_manager.map_or(Duration::MAX, |_| STANDING_EVERY);
+        sleep(listened_to.min(liveness.period())).await;
     }
 }
 

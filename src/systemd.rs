@@ -7,7 +7,7 @@
 //! *Why a thread of its own:* a runtime that is stuck could not say so in the log, and a service manager that does not read would hold
 //! up whoever tells it something. The thread feeds the watchdog, but only asks whether it may: the progress is that of the others.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -85,8 +85,8 @@ impl ServiceManager {
     }
 
     /// Everything runs, with the configuration that is in force.
-    pub fn ready(&self, reports: &Reports) {
-        self.say(Said::Ready, line(reports));
+    pub fn ready(&self, line: String) {
+        self.say(Said::Ready, line);
     }
 
     pub fn reloading(&self) {
@@ -250,9 +250,12 @@ impl Teller {
     }
 }
 
-/// How all orgs stand. Made of our own words and of numbers only.
-pub fn line(reports: &Reports) -> String {
-    let (standings, config_ok) = reports.standings();
+/// How all orgs stand; of so many that are configured, some may not have had their turn yet. Made of our own words and of numbers only.
+pub fn line(reports: &Reports, configured: usize) -> String {
+    let (mut standings, config_ok) = reports.standings();
+    let to_come =
+        Standing { state: State::Ok, reasons: BTreeSet::new(), starting: true, delivered_until: None };
+    standings.resize(standings.len().max(configured), to_come);
     described(&standings, config_ok)
 }
 
@@ -322,7 +325,7 @@ mod tests {
         let paused = org(State::Paused, &["credentials"]);
         assert_eq!(described(&[], true), "0 orgs");
         assert_eq!(
-            described(&[fine.clone()], true),
+            described(std::slice::from_ref(&fine), true),
             "1 org, 1 delivering; delivered until 2026-11-21T10:15:00Z"
         );
         assert_eq!(

@@ -1,4 +1,5 @@
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -165,4 +166,35 @@ async fn silent_connections_are_closed_and_make_room() {
     tokio::time::pause();
     // More than can be open at once say nothing; a probe behind them is answered all the same, once they are too old.
     assert!(running.ask("GET", "/livez").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn endpoints_that_answer_no_more_are_stalled_and_those_that_never_did_are_not() {
+    let liveness = Liveness::new();
+    // Half a second of patience.
+    liveness.watched_within(Duration::from_secs(1));
+    let listener = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (here, nobody) = (listener().await, listener().await.local_addr().unwrap());
+    let there = here.local_addr().unwrap();
+    let asking = |name, address| tokio::spawn(answers(liveness.clone(), liveness.quiet_pulse(name), address));
+    let asked = [asking("never there", nobody), asking("once there", there)];
+    for _ in 0..2 {
+        // The second question shows that the first was answered.
+        let (mut stream, _) = here.accept().await.unwrap();
+        let mut question = [0; 22];
+        stream.read_exact(&mut question).await.unwrap();
+        assert_eq!(&question, b"HEAD /livez HTTP/1.1\r\n");
+        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await.unwrap();
+    }
+    drop(here);
+    let mut stalled = Vec::new();
+    for _ in 0..3_000 {
+        stalled = liveness.stalled();
+        if !stalled.is_empty() {
+            break;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stalled, ["once there"]);
+    asked.iter().for_each(|task| task.abort());
 }

@@ -107,6 +107,9 @@ async fn systemd_is_told_in_order_what_begins_reloads_fails_and_ends_while_azure
     manager.has_heard("READY=1", 1).await;
     let (code, _) = daemon.get("/livez").await.expect("the admin endpoints are open when it is ready");
     assert_eq!(code, 200);
+    let ready = manager.heard().into_iter().find(|message| message.starts_with("READY=1"));
+    let ready = ready.expect("it was heard");
+    assert!(ready.contains("\nSTATUS=1 org, 1 "), "{ready}");
 
     // An outage over there is no reason to be started again.
     manager.status_holds("1 org, 1 waiting (backoff)").await;
@@ -214,7 +217,7 @@ impl Drop for Stopped {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watchdog_starves_while_the_journal_or_the_runtime_stands_still_and_a_restart_loses_nothing() {
-    const WATCHDOG: Duration = Duration::from_secs(4);
+    const WATCHDOG: Duration = Duration::from_secs(6);
     let world = World::with_events(20).await;
     let acme = recent(&world, "acme").with_file().with_sentinel();
     world.write_config(from_ref(&acme), "");
@@ -238,8 +241,9 @@ async fn the_watchdog_starves_while_the_journal_or_the_runtime_stands_still_and_
             assert_eq!((code, text.contains("journal makes no progress")), (503, true), "{text}");
         }
         let fed = manager.fed();
-        sleep(WATCHDOG).await;
-        assert_eq!(manager.fed(), fed, "systemd waits no longer than this");
+        // It would have been fed twice.
+        sleep(WATCHDOG / 2).await;
+        assert_eq!(manager.fed(), fed, "{part} stands still");
         assert_eq!(withheld(&daemon), before + 1, "once");
         drop(stopped);
         manager.is_fed(1).await;
