@@ -46,7 +46,8 @@ dashboards: tools ## the dashboards for Grafana anew from dashboards/source
 dashboard-pictures: tools ## the drawings in docs/dashboards.md, by the test that asks their queries: some minutes
 	DASHBOARD_PICTURES=$(CURDIR)/docs/dashboards cargo test --locked --test it dashboards::a_real
 
-lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
+lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies, the documents' links and spelling
+	sh tests/tools.sh lint
 	cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 	cargo fmt --check
@@ -55,6 +56,8 @@ lint: $(CARGO_DENY) ## formatting, lints, documentation, dependencies
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	$(CARGO_DENY) --locked --log-level warn check bans licenses sources
 	python3 .ci/dependency-table.py
+	python3 .ci/links.py
+	python3 .ci/spelling.py
 
 mutants: $(CARGO_MUTANTS) ## spoil the decision core in hundreds of places: do its tests notice? FILE=src/retry.rs for one file
 	nice -n 10 python3 tests/mutation/core.py $(FILE)
@@ -86,7 +89,7 @@ nightly: ## what takes a night: every point of the sweep, 100,000 seeds, both ki
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) soak
 
-release: $(CARGO_AUDITABLE) $(CARGO_CYCLONEDX) ## dist/: packages, tarball, static binary, SBOM and checksums, of two builds that must be equal: ten minutes (ONCE=1: one build)
+release: $(CARGO_AUDITABLE) $(CARGO_CYCLONEDX) ## dist/: packages, tarball, image, static binary, SBOM and checksums, of two builds that must be equal: ten minutes (ONCE=1: one build)
 	sh tests/tools.sh release
 	sh deploy/release/release.sh $(if $(ONCE),--once)
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests use and others wrote into .tools: an S3 server, a server that plays AWS, a proxy, Prometheus, a browser, Grafana's types, and
 # the vendors' clients. Run it as often as you like; what is there already is left alone. It needs the package managers' usual registries. `tools.sh demo` installs
-# the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace; `tools.sh release` what packs a release.
+# the S3 server alone, which is all that the demo and the benchmarks use; `tools.sh crash-sweep` that and strace; `tools.sh release` what packs a release; `tools.sh lint` what spells.
 set -eu
 
 clients=yes
@@ -10,8 +10,8 @@ case "${1-}" in
     '') ;;
     demo) clients=no ;;
     crash-sweep) clients=no tracer=yes ;;
-    release) clients=no ;;
-    *) echo "usage: tests/tools.sh [demo | crash-sweep | release]" >&2; exit 2 ;;
+    release | lint) clients=no ;;
+    *) echo "usage: tests/tools.sh [demo | crash-sweep | release | lint]" >&2; exit 2 ;;
 esac
 
 cd "$(dirname "$0")/.."
@@ -47,8 +47,18 @@ unpacked() { # package, a program of it, what for: only its files, as its instal
 
 if [ "${1-}" = release ]; then
     if ! command -v rpmbuild >/dev/null 2>&1; then debian rpm "to pack"; fi
+    if ! command -v buildah >/dev/null 2>&1; then debian buildah "to build the container image"; fi
     exit 0
 fi
+dictionaries() { # for .ci/spelling.py
+    if { hunspell -D </dev/null 2>&1 | grep -q en_US && hunspell -D </dev/null 2>&1 | grep -q en_GB; }; then return; fi
+    debian hunspell "to check the documents' spelling"
+    debian hunspell-en-us "as it is written in America"
+    debian hunspell-en-gb "and in Britain"
+}
+
+if [ "${1-}" = lint ]; then dictionaries; exit 0; fi
+
 if [ "$tracer" = yes ] && ! command -v strace >/dev/null 2>&1; then debian strace "to see every call of a process"; fi
 # Debian splits the part of Python that makes environments off; asking for help alone does not show that it is missing.
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then debian python3-venv "to install Python packages"; fi
@@ -166,13 +176,6 @@ else
     python3 -m venv .tools/checkov
     .tools/checkov/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
     echo "installed checkov"
-fi
-
-# Documents: the dictionaries that .ci/spelling.py asks.
-if ! { hunspell -D </dev/null 2>&1 | grep -q en_US && hunspell -D </dev/null 2>&1 | grep -q en_GB; }; then
-    debian hunspell "to check the documents' spelling"
-    debian hunspell-en-us "as it is written in America"
-    debian hunspell-en-gb "and in Britain"
 fi
 
 # The systemd unit: Python's binding of libseccomp (for Debian's Python) makes its filters. Seconds.

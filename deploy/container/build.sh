@@ -10,7 +10,7 @@ largest=30000000
 kind=$1
 name=pulumi-audit-forwarder
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-if ! command -v buildah >/dev/null 2>&1; then sh tests/tools.sh; fi
+if ! command -v buildah >/dev/null 2>&1; then sh tests/tools.sh release; fi
 
 # A store of its own, which goes when the build does, except for the base image.
 work=$(pwd)/target/container

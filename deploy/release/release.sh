@@ -54,5 +54,8 @@ if [ $once = no ]; then
 fi
 rm -rf dist
 cp -a "$first/out" dist
+# The image is made of what was just compared.
+sh deploy/container/build.sh prebuilt
+(cd dist && sha256sum -- pulumi-audit-forwarder* > SHA256SUMS)
 if [ $once = yes ]; then echo "built once and compared with nothing" > dist/NOT-A-RELEASE; fi
 (cd dist && cat SHA256SUMS)
