@@ -15,6 +15,9 @@ const QUEUED_BYTES_MAX: usize = 1024 * 1024;
 /// Longer lines are dropped and counted: cut, a line of JSON would be none.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a process that panics may take to say where.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Which control characters inside a line are escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Escape {
@@ -74,6 +77,10 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The process is about to end, and what it says of that would be lost.
+            self.flush(LAST_WORDS);
+        }
         self.0.lock().closed = true;
         self.0.arrived.notify_one();
     }
