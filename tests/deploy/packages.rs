@@ -174,16 +174,6 @@ impl Installed {
             machine.bring(&world.paths.secret(secret), &place);
             machine.does(&format!("chmod 600 {place}"));
         }
-        // The unit waits for a daemon that says that it is ready; one that cannot say so is just started.
-        let says_so =
-            Command::new("grep").args(["-q", "NOTIFY_SOCKET"]).arg(packages().join("binary")).status();
-        if !says_so.is_ok_and(|status| status.success()) {
-            machine.does(
-                "mkdir -p /etc/systemd/system/pulumi-audit-forwarder.service.d && \
-                 printf '[Service]\\nType=exec\\nWatchdogSec=0\\n' > /etc/systemd/system/pulumi-audit-forwarder.service.d/exec.conf && \
-                 systemctl daemon-reload",
-            );
-        }
         // As the file itself tells people to: a `#` is removed, a value changed.
         let values = [
             ("listen", format!("{:?}", "127.0.0.1:0")),
