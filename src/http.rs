@@ -159,6 +159,11 @@ pub enum ClientError {
     Certificate { place: String, cause: String },
     #[error("cannot use proxy_password: {0}")]
     Password(String),
+    #[error(
+        "cannot find the system's certificate authorities: {0}; install them (the package is called ca-certificates), name their file in \
+         the variable SSL_CERT_FILE, or give `ca_file` in each section"
+    )]
+    SystemAuthorities(String),
     #[error("cannot set up HTTP: {0}")]
     Setup(String),
 }
@@ -167,7 +172,7 @@ impl ClientError {
     /// The key to correct.
     pub fn key(&self) -> &'static str {
         match self {
-            ClientError::Authority { .. } => "ca_file",
+            ClientError::Authority { .. } | ClientError::SystemAuthorities(_) => "ca_file",
             ClientError::Certificate { .. } => "client_certificate",
             ClientError::Password(_) => "proxy_password",
             ClientError::Setup(_) => "proxy",

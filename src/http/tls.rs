@@ -51,7 +51,8 @@ impl Authorities {
             return Ok(Arc::clone(&set.verifier));
         }
         let verifier = Arc::new(match ca_file {
-            None => Verifier::new(provider()).map_err(|error| ClientError::Setup(error.to_string()))?,
+            None => Verifier::new(provider())
+                .map_err(|error| ClientError::SystemAuthorities(error.to_string()))?,
             Some(path) => {
                 let unusable = |cause: String| ClientError::Authority { path: path.to_owned(), cause };
                 let roots = certificates(path).map_err(unusable)?;

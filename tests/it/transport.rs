@@ -348,3 +348,18 @@ async fn every_request_to_every_service_says_who_asks() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_certificate_authorities_is_told_where_they_come_from() {
+    let world = World::builder().orgs(&["acme"]).start().await;
+    let empty = world.paths.root.join("no-authorities");
+    std::fs::write(&empty, "").expect("a file");
+    let file = empty.to_string_lossy();
+    world.write_config(&[recent(&world, "acme").with_sentinel()], "");
+    let variables = [("SSL_CERT_FILE", &*file), ("SSL_CERT_DIR", "/nonexistent")];
+    let ended = command_in(&world, &variables, &["check"]).await;
+    assert!(!ended.status.success(), "{}", out(&ended));
+    let said = format!("{}{}", out(&ended), err(&ended));
+    assert!(said.contains("certificate authorities") && said.contains("ca-certificates"), "{said}");
+    assert!(said.contains("`ca_file`"), "{said}");
+}
