@@ -89,7 +89,7 @@ nightly: ## what takes a night: every point of the sweep, 100,000 seeds, both ki
 	$(MAKE) fuzz SECONDS=600
 	$(MAKE) soak
 
-release: $(CARGO_AUDITABLE) $(CARGO_CYCLONEDX) ## dist/: packages, tarball, image, static binary, SBOM and checksums, of two builds that must be equal: ten minutes (ONCE=1: one build)
+release: $(CARGO_AUDITABLE) $(CARGO_CYCLONEDX) ## dist/: packages, tarball, image, static binary, SBOM and checksums, of two builds that must be equal: eighteen minutes (ONCE=1: one build)
 	sh tests/tools.sh release
 	sh deploy/release/release.sh $(if $(ONCE),--once)
 
